@@ -1,0 +1,26 @@
+package domain
+
+// Purpose is what a key may be used for. It never changes in a key's life.
+type Purpose string
+
+// Algorithm is how a key is used; it fixes the kind and the size of its material.
+type Algorithm string
+
+// ProtectionLevel says where the clear key may be: in the token only (HSM), or for moments in this process (SOFTWARE).
+type ProtectionLevel string
+
+// Origin says where a version's material came from.
+type Origin string
+
+// The purposes, algorithms and levels that exist so far. Their names are those of the API and of the stored events.
+const (
+	EncryptDecrypt Purpose = "ENCRYPT_DECRYPT"
+
+	AES256GCM Algorithm = "AES_256_GCM"
+
+	HSM      ProtectionLevel = "HSM"
+	Software ProtectionLevel = "SOFTWARE"
+
+	Generated Origin = "GENERATED"
+	Imported  Origin = "IMPORTED"
+)
