@@ -24,3 +24,14 @@ const (
 	Generated Origin = "GENERATED"
 	Imported  Origin = "IMPORTED"
 )
+
+// CheckAlgorithm refuses an algorithm that keys of this purpose can't have.
+func CheckAlgorithm(p Purpose, a Algorithm) error {
+	if p == EncryptDecrypt && a == AES256GCM {
+		return nil
+	}
+	return refuse(ReasonUnsupported, "purpose %s with algorithm %s is not offered by this server; use ENCRYPT_DECRYPT with AES_256_GCM", p, a)
+}
+
+// DefaultAlgorithm is the algorithm of keys made without naming one.
+func DefaultAlgorithm(Purpose) Algorithm { return AES256GCM }

@@ -1,0 +1,71 @@
+package domain
+
+import "fmt"
+
+// Reason is why an operation is refused: one of the closed list below, which is part of the API. A new meaning is a new
+// reason. Each edge maps reasons to its own codes; nothing else decides what a caller sees.
+type Reason string
+
+// What is wrong with the request itself.
+const (
+	ReasonBadName            Reason = "BAD_NAME"
+	ReasonBadField           Reason = "BAD_FIELD"
+	ReasonBadCiphertext      Reason = "BAD_CIPHERTEXT"    // malformed, of another key, tampered with, or with another AAD or context: one answer for all
+	ReasonWrongLocation      Reason = "WRONG_LOCATION"    // the name belongs to a location that this server does not serve
+	ReasonRequestIDReused    Reason = "REQUEST_ID_REUSED" // the request id was used for a different request before
+	ReasonBadPageToken       Reason = "BAD_PAGE_TOKEN"
+	ReasonUnsupported        Reason = "UNSUPPORTED"     // by this server or its token
+	ReasonFutureRevision     Reason = "FUTURE_REVISION" // min_revision has not been reached in time
+	ReasonTooLarge           Reason = "TOO_LARGE"
+	ReasonTwoCredentials     Reason = "TWO_CREDENTIALS"
+	ReasonBadCredential      Reason = "BAD_CREDENTIAL"
+	ReasonMissingCredential  Reason = "MISSING_CREDENTIAL"
+	ReasonPermissionDenied   Reason = "PERMISSION_DENIED"
+	ReasonKeyNotFound        Reason = "KEY_NOT_FOUND"
+	ReasonVersionNotFound    Reason = "VERSION_NOT_FOUND"
+	ReasonKeyExists          Reason = "KEY_EXISTS" // the id is in use or was used before
+	ReasonKeyDisabled        Reason = "KEY_DISABLED"
+	ReasonKeyPendingImport   Reason = "KEY_PENDING_IMPORT"
+	ReasonKeyPendingDeletion Reason = "KEY_PENDING_DELETION"
+	ReasonKeyExpired         Reason = "KEY_EXPIRED"
+	ReasonKeyArchived        Reason = "KEY_ARCHIVED"
+	ReasonKeyDestroyed       Reason = "KEY_DESTROYED"
+	ReasonNotPendingDeletion Reason = "NOT_PENDING_DELETION"
+	ReasonNoPrimaryVersion   Reason = "NO_PRIMARY_VERSION"
+	ReasonVersionDisabled    Reason = "VERSION_DISABLED"
+	ReasonVersionPending     Reason = "VERSION_PENDING_IMPORT"
+	ReasonVersionScheduled   Reason = "VERSION_DESTROY_SCHEDULED"
+	ReasonVersionDestroyed   Reason = "VERSION_DESTROYED"
+	ReasonVersionIsPrimary   Reason = "VERSION_IS_PRIMARY"
+	ReasonWrongPurpose       Reason = "WRONG_PURPOSE"
+	ReasonEtagMismatch       Reason = "ETAG_MISMATCH"
+	ReasonContention         Reason = "CONTENTION"           // other changes of the same key won every attempt
+	ReasonNotRecorded        Reason = "NOT_RECORDED"         // no durable record could be made, so there is no answer
+	ReasonOutcomeUnknown     Reason = "OUTCOME_UNKNOWN"      // the change may or may not have been stored: repeat it with the same request_id
+	ReasonStoreFull          Reason = "STORE_FULL"           // the event store or the activity log has no room
+	ReasonTokenUnavailable   Reason = "TOKEN_UNAVAILABLE"    // the HSM does not answer
+	ReasonStaleProjection    Reason = "STALE_PROJECTION"     // this node does not know the newest state
+	ReasonClockBehind        Reason = "CLOCK_BEHIND"         // this node's clock is behind the log
+	ReasonActivityAway       Reason = "ACTIVITY_UNAVAILABLE" // the activity database does not answer; keys can still be used
+	ReasonOverloaded         Reason = "OVERLOADED"
+	ReasonMaterialMissing    Reason = "MATERIAL_MISSING" // the wrapped key is not where the log says it is, or is damaged
+)
+
+// Error is a refusal: a reason for programs and a sentence for people that says what is wrong and what to do. It never
+// holds anything secret, and its text may be sent to callers.
+type Error struct {
+	Reason  Reason
+	Message string
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Is makes errors.Is compare reasons: errors.Is(err, &Error{Reason: ReasonKeyDisabled}).
+func (e *Error) Is(target error) bool {
+	t, ok := target.(*Error) //nolint:errorlint // Is compares one link of the chain; errors.Is walks it
+	return ok && t.Reason == e.Reason
+}
+
+func refuse(reason Reason, format string, args ...any) error {
+	return &Error{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
