@@ -52,10 +52,11 @@ type (
 		Memo        *string
 		Labels      *map[string]string
 	}
-	// RecordErasure notes what came of erasing a destroyed version's material. An empty Failure means it is gone.
+	// RecordErasure notes what came of erasing the material of destroyed versions.
 	RecordErasure struct {
-		Version Version
-		Failure string
+		Erased []Version
+		Failed []Version
+		Cause  string // of the failures
 	}
 )
 
@@ -220,22 +221,38 @@ func decideUpdate(k Key, c UpdateKey) ([]Event, error) {
 }
 
 func decideErasure(k Key, c RecordErasure) ([]Event, error) {
-	kv, ok := k.Versions.Get(c.Version)
+	var events []Event
+	for _, v := range c.Erased {
+		kv, err := k.destroyedVersion(v)
+		if err != nil {
+			return nil, err
+		}
+		if kv.Erasure != Erased {
+			events = append(events, MaterialErased{Version: v, MaterialID: kv.MaterialID})
+		}
+	}
+	for _, v := range c.Failed {
+		kv, err := k.destroyedVersion(v)
+		if err != nil {
+			return nil, err
+		}
+		if kv.Erasure == NotErased { // one event for all attempts, not one for each
+			events = append(events, MaterialErasureFailed{Version: v, MaterialID: kv.MaterialID, Cause: c.Cause})
+		}
+	}
+	return events, nil
+}
+
+// destroyedVersion returns version v if its material may be erased: erasing what may still be used would lose a key.
+func (k Key) destroyedVersion(v Version) (KeyVersion, error) {
+	kv, ok := k.Versions.Get(v)
 	if !ok {
-		return nil, versionNotFound(k, c.Version)
+		return kv, versionNotFound(k, v)
 	}
-	if kv.State != VersionStateDestroyed { // erasing what may still be used would lose a key
-		return nil, refuse(ReasonBadField, "version %d of key %s is %s: only the material of a DESTROYED version is erased", c.Version, k.Name, kv.State)
+	if kv.State != VersionStateDestroyed {
+		return kv, refuse(ReasonBadField, "version %d of key %s is %s: only the material of a DESTROYED version is erased", v, k.Name, kv.State)
 	}
-	switch {
-	case kv.Erasure == Erased:
-		return nil, nil
-	case c.Failure == "":
-		return []Event{MaterialErased{Version: c.Version, MaterialID: kv.MaterialID}}, nil
-	case kv.Erasure == ErasureFailed: // said already; one event, not one per attempt
-		return nil, nil
-	}
-	return []Event{MaterialErasureFailed{Version: c.Version, MaterialID: kv.MaterialID, Cause: c.Failure}}, nil
+	return kv, nil
 }
 
 // changeableVersion returns version v if the key's state lets its versions change.

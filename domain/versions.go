@@ -4,12 +4,12 @@ import "iter"
 
 // chunkSize is a compromise: a change copies one chunk and the list of chunks, so a key with 10,000 versions rotates
 // about as fast as a new one.
-const chunkSize = 64
+const chunkSize = 32
 
 // VersionList is a key's versions, numbered from 1 without gaps. It is persistent: With returns a changed list and leaves
 // the old one as it was, sharing most of it.
 type VersionList struct {
-	chunks []*[chunkSize]KeyVersion
+	chunks [][]KeyVersion // all but the last have chunkSize versions; never changed in place
 	len    int
 }
 
@@ -31,12 +31,11 @@ func (l VersionList) With(kv KeyVersion) VersionList {
 	if i < 0 || i > l.len {
 		panic("domain: versions are numbered without gaps")
 	}
-	chunks := make([]*[chunkSize]KeyVersion, max(len(l.chunks), i/chunkSize+1))
+	chunks := make([][]KeyVersion, max(len(l.chunks), i/chunkSize+1))
 	copy(chunks, l.chunks)
-	changed := new([chunkSize]KeyVersion)
-	if old := chunks[i/chunkSize]; old != nil {
-		*changed = *old
-	}
+	old := chunks[i/chunkSize]
+	changed := make([]KeyVersion, max(len(old), i%chunkSize+1))
+	copy(changed, old)
 	changed[i%chunkSize] = kv
 	chunks[i/chunkSize] = changed
 	return VersionList{chunks: chunks, len: max(l.len, i+1)}
