@@ -12,6 +12,8 @@ const (
 	PermissionKeysRotate         Permission = "kms.keys.rotate"
 	PermissionKeysEnable         Permission = "kms.keys.enable"
 	PermissionKeysDisable        Permission = "kms.keys.disable"
+	PermissionVersionsGet        Permission = "kms.keyVersions.get"
+	PermissionVersionsList       Permission = "kms.keyVersions.list"
 	PermissionVersionsEnable     Permission = "kms.keyVersions.enable"
 	PermissionVersionsDisable    Permission = "kms.keyVersions.disable"
 	PermissionKeysScheduleDelete Permission = "kms.keys.scheduleDeletion"
@@ -21,10 +23,10 @@ const (
 	PermissionDecrypt            Permission = "kms.keys.decrypt"
 	PermissionReEncrypt          Permission = "kms.keys.reEncrypt"
 	PermissionGenerateDataKey    Permission = "kms.keys.generateDataKey"
-	PermissionGenerateRandom     Permission = "kms.random.generate"
-	PermissionActivityGet        Permission = "kms.activity.get"
-	PermissionLatestUseGet       Permission = "kms.activity.getLatestUse"
-	PermissionServerInfoGet      Permission = "kms.system.getInfo"
+	PermissionGenerateRandom     Permission = "kms.locations.generateRandomBytes"
+	PermissionActivityList       Permission = "kms.activityLogs.list"
+	PermissionLatestUseGet       Permission = "kms.activityLogs.getLatestUse"
+	PermissionServerGet          Permission = "kms.server.get"
 )
 
 // Allowed says whether the caller has the permission, and what grants it. So far there is one access key, the
