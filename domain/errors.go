@@ -47,6 +47,8 @@ const (
 	ReasonStaleProjection    Reason = "STALE_PROJECTION"     // this node does not know the newest state
 	ReasonClockBehind        Reason = "CLOCK_BEHIND"         // this node's clock is behind the log
 	ReasonActivityAway       Reason = "ACTIVITY_UNAVAILABLE" // the activity database does not answer; keys can still be used
+	ReasonStoreAway          Reason = "STORE_UNAVAILABLE"    // the event store does not answer
+	ReasonInternal           Reason = "INTERNAL"             // a fault of the service; details are in its log
 	ReasonOverloaded         Reason = "OVERLOADED"
 	ReasonMaterialMissing    Reason = "MATERIAL_MISSING" // the wrapped key is not where the log says it is, or is damaged
 )
