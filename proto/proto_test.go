@@ -1,0 +1,197 @@
+// Package proto_test checks what the generated code can't: that every method says who may call it and where REST finds
+// it, and that the validation rules refuse what they should, with a sentence.
+package proto_test
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"buf.build/go/protovalidate"
+	"google.golang.org/genproto/googleapis/api/annotations"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
+)
+
+func services() []protoreflect.ServiceDescriptor {
+	return []protoreflect.ServiceDescriptor{
+		kmsv1.File_kms_v1_key_service_proto.Services().ByName("KeyService"),
+		kmsv1.File_kms_v1_crypto_service_proto.Services().ByName("CryptoService"),
+		kmsv1.File_kms_v1_activity_service_proto.Services().ByName("ActivityService"),
+		kmsv1.File_kms_v1_system_service_proto.Services().ByName("SystemService"),
+	}
+}
+
+func TestEveryMethodNamesItsPermissionAndPath(t *testing.T) {
+	permission := regexp.MustCompile(`^kms\.[a-z][a-zA-Z]*\.[a-z][a-zA-Z]*$`)
+	seen := 0
+	for _, s := range services() {
+		for i := range s.Methods().Len() {
+			m := s.Methods().Get(i)
+			seen++
+			if p, _ := proto.GetExtension(m.Options(), kmsv1.E_Permission).(string); !permission.MatchString(p) {
+				t.Errorf("%s: permission is %q, want kms.{resource}.{verb}", m.FullName(), p)
+			}
+			rule, _ := proto.GetExtension(m.Options(), annotations.E_Http).(*annotations.HttpRule)
+			if rule == nil || rule.GetPattern() == nil {
+				t.Errorf("%s: has no google.api.http path", m.FullName())
+			}
+		}
+	}
+	if seen != 24 {
+		t.Errorf("saw %d methods, want 24: adjust this number together with the API", seen)
+	}
+}
+
+const (
+	ring = "projects/payments/locations/local/keyRings/default"
+	key  = ring + "/keys/customer-data"
+	uuid = "0190b3a5-7c1e-7d2a-9c35-0a1b2c3d4e5f"
+)
+
+func days(n int64) *durationpb.Duration { return durationpb.New(time.Duration(n) * 24 * time.Hour) }
+
+func createKey(change func(*kmsv1.CreateKeyRequest)) proto.Message {
+	r := &kmsv1.CreateKeyRequest{Parent: ring, KeyId: "k", Key: &kmsv1.Key{Purpose: kmsv1.Key_ENCRYPT_DECRYPT}}
+	change(r)
+	return r
+}
+
+func rotationPeriod(d *durationpb.Duration) proto.Message {
+	return createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.RotationPeriod = d })
+}
+
+func labels(l map[string]string) proto.Message {
+	return createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.Labels = l })
+}
+
+func manyLabels(n int) map[string]string {
+	l := make(map[string]string, n)
+	for i := range n {
+		l[strings.Repeat("x", i+1)] = ""
+	}
+	return l
+}
+
+func TestValid(t *testing.T) {
+	mask := &fieldmaskpb.FieldMask{Paths: []string{"memo"}}
+	for name, m := range map[string]proto.Message{
+		"key name":                 &kmsv1.GetKeyRequest{Name: key},
+		"longest ids":              &kmsv1.GetKeyRequest{Name: strings.Join([]string{"projects", strings.Repeat("p", 63), "locations", strings.Repeat("-", 63), "keyRings", strings.Repeat("_", 63), "keys", strings.Repeat("9", 63)}, "/")},
+		"key by uid":               &kmsv1.GetKeyRequest{Name: "projects/payments/locations/local/keyRings/-/keys/" + uuid},
+		"any ring":                 &kmsv1.ListKeysRequest{Parent: "projects/payments/locations/local/keyRings/-", PageSize: 1000},
+		"version":                  &kmsv1.EncryptRequest{Name: key + "/versions/3"},
+		"empty plaintext":          &kmsv1.EncryptRequest{Name: key},
+		"largest plaintext":        &kmsv1.EncryptRequest{Name: key, Plaintext: make([]byte, 65536), Aad: make([]byte, 65536), Context: make([]byte, 1024)},
+		"decrypt without a name":   &kmsv1.DecryptRequest{Ciphertext: []byte{1}},
+		"decrypt in a location":    &kmsv1.DecryptRequest{Ciphertext: []byte{1}, Parent: "projects/payments/locations/local"},
+		"create":                   createKey(func(*kmsv1.CreateKeyRequest) {}),
+		"create with a request id": createKey(func(r *kmsv1.CreateKeyRequest) { r.RequestId = uuid }),
+		"labels":                   labels(map[string]string{"team": "payments", "empty": ""}),
+		"64 labels":                labels(manyLabels(64)),
+		"1 day":                    rotationPeriod(days(1)),
+		"730 days":                 rotationPeriod(days(730)),
+		"update a part":            &kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: key, Memo: "m"}, UpdateMask: mask},
+		"update with one etag":     &kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: key, Etag: "e"}, UpdateMask: mask},
+		"default wait":             &kmsv1.ScheduleKeyDeletionRequest{Name: key},
+		"shortest wait":            &kmsv1.ScheduleKeyDeletionRequest{Name: key, Wait: days(1)},
+		"longest wait":             &kmsv1.ScheduleKeyDeletionRequest{Name: key, Wait: days(120), RequireUnusedFor: days(30)},
+		"default data key":         &kmsv1.GenerateDataKeyRequest{Name: key},
+		"data key in bits":         &kmsv1.GenerateDataKeyRequest{Name: key, Size: &kmsv1.GenerateDataKeyRequest_Bits{Bits: 512}},
+		"bad item":                 &kmsv1.BatchEncryptRequest{Name: key, Items: []*kmsv1.BatchEncryptRequest_Item{{Plaintext: make([]byte, 65537)}}},
+		"bad item to decrypt":      &kmsv1.BatchDecryptRequest{Items: []*kmsv1.BatchDecryptRequest_Item{{Name: "x"}}},
+		"500 items":                &kmsv1.BatchEncryptRequest{Name: key, Items: make([]*kmsv1.BatchEncryptRequest_Item, 500)},
+		"logs by address":          &kmsv1.GetKeyActivityLogsRequest{Name: key, ClientAddress: "2001:db8::1"},
+		"logs by prefix":           &kmsv1.GetKeyActivityLogsRequest{Name: key, ClientAddress: "10.0.0.0/8"},
+		"logs of a time":           &kmsv1.GetKeyActivityLogsRequest{Name: key, StartTime: &timestamppb.Timestamp{Seconds: 1}, EndTime: &timestamppb.Timestamp{Seconds: 2}},
+		"logs from a time on":      &kmsv1.GetKeyActivityLogsRequest{Name: key, StartTime: &timestamppb.Timestamp{Seconds: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := protovalidate.Validate(m); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	mask := &fieldmaskpb.FieldMask{Paths: []string{"memo"}}
+	get := func(name string) proto.Message { return &kmsv1.GetKeyRequest{Name: name} }
+	for name, tt := range map[string]struct {
+		message proto.Message
+		field   string
+		says    string
+	}{
+		"no name":                 {get(""), "name", "must be projects/{project}"},
+		"ring as key":             {get(ring), "name", "must be projects/{project}"},
+		"id of 64":                {get(ring + "/keys/" + strings.Repeat("k", 64)), "name", "1 to 63"},
+		"id with a dot":           {get(ring + "/keys/a.b"), "name", "letters, digits"},
+		"id with a line break":    {get(key + "\n"), "name", "must be projects/{project}"},
+		"version of a key":        {get(key + "/versions/1"), "name", "must be projects/{project}"},
+		"version 0":               {&kmsv1.EncryptRequest{Name: key + "/versions/0"}, "name", "a number from 1"},
+		"key as version":          {&kmsv1.GetKeyVersionRequest{Name: key}, "name", "/versions/{version}"},
+		"create in any ring":      {createKey(func(r *kmsv1.CreateKeyRequest) { r.Parent = "projects/p/locations/l/keyRings/-" }), "parent", "must name one place"},
+		"create in any project":   {createKey(func(r *kmsv1.CreateKeyRequest) { r.Parent = "projects/-/locations/l/keyRings/r" }), "parent", "must name one place"},
+		"create the wildcard":     {createKey(func(r *kmsv1.CreateKeyRequest) { r.KeyId = "-" }), "key_id", "not '-' alone"},
+		"create without an id":    {createKey(func(r *kmsv1.CreateKeyRequest) { r.KeyId = "" }), "key_id", "1 to 63"},
+		"create without a key":    {createKey(func(r *kmsv1.CreateKeyRequest) { r.Key = nil }), "key", "required"},
+		"create without purpose":  {createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.Purpose = 0 }), "key", "purpose is required"},
+		"unknown purpose":         {createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.Purpose = 99 }), "key.purpose", "defined enum values"},
+		"request id not a UUID":   {createKey(func(r *kmsv1.CreateKeyRequest) { r.RequestId = "again" }), "request_id", "valid UUID"},
+		"line break in a name":    {createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.DisplayName = "a\nb" }), "key.display_name", "control characters"},
+		"escape in a label":       {labels(map[string]string{"a": "\x1b[2J"}), "key.labels[\"a\"]", "control characters"},
+		"65 labels":               {labels(manyLabels(65)), "key.labels", "64"},
+		"0 days":                  {rotationPeriod(days(0)), "key.rotation_period", "whole days"},
+		"25 hours":                {rotationPeriod(durationpb.New(25 * time.Hour)), "key.rotation_period", "whole days"},
+		"a day and a half second": {rotationPeriod(durationpb.New(24*time.Hour + 500*time.Millisecond)), "key.rotation_period", "whole days"},
+		"-1 day":                  {rotationPeriod(days(-1)), "key.rotation_period", "whole days"},
+		"731 days":                {rotationPeriod(days(731)), "key.rotation_period", "whole days"},
+		"long memo":               {createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.Memo = strings.Repeat("m", 1025) }), "key.memo", "1024"},
+		"update without a mask":   {&kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: key}}, "update_mask", "required"},
+		"update with empty mask":  {&kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: key}, UpdateMask: &fieldmaskpb.FieldMask{}}, "update_mask", "fields to change"},
+		"update without a name":   {&kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{}, UpdateMask: mask}, "key", "name must be projects/{project}"},
+		"update with two etags":   {&kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: key, Etag: "a"}, Etag: "b", UpdateMask: mask}, "", "etag and key.etag differ"},
+		"wait under 24 h":         {&kmsv1.ScheduleKeyDeletionRequest{Name: key, Wait: durationpb.New(23 * time.Hour)}, "wait", "24 hours to 120 days"},
+		"wait over 120 d":         {&kmsv1.ScheduleKeyDeletionRequest{Name: key, Wait: days(121)}, "wait", "24 hours to 120 days"},
+		"unused for nothing":      {&kmsv1.ScheduleKeyDeletionRequest{Name: key, RequireUnusedFor: days(0)}, "require_unused_for", "greater than"},
+		"page of 1001":            {&kmsv1.ListKeysRequest{Parent: ring, PageSize: 1001}, "page_size", "1000"},
+		"plaintext over 64 KiB":   {&kmsv1.EncryptRequest{Name: key, Plaintext: make([]byte, 65537)}, "plaintext", "65536"},
+		"aad over 64 KiB":         {&kmsv1.EncryptRequest{Name: key, Aad: make([]byte, 65537)}, "aad", "65536"},
+		"context over 1 KiB":      {&kmsv1.EncryptRequest{Name: key, Context: make([]byte, 1025)}, "context", "1024"},
+		"no ciphertext":           {&kmsv1.DecryptRequest{}, "ciphertext", "at least 1"},
+		"no items":                {&kmsv1.BatchEncryptRequest{Name: key}, "items", "at least 1"},
+		"501 items":               {&kmsv1.BatchEncryptRequest{Name: key, Items: make([]*kmsv1.BatchEncryptRequest_Item, 501)}, "items", "500"},
+		"data key of 192 bits":    {&kmsv1.GenerateDataKeyRequest{Name: key, Size: &kmsv1.GenerateDataKeyRequest_Bits{Bits: 192}}, "bits", "[128, 256, 512]"},
+		"data key of no bytes":    {&kmsv1.GenerateDataKeyRequest{Name: key, Size: &kmsv1.GenerateDataKeyRequest_NumberOfBytes{}}, "number_of_bytes", "1"},
+		"1025 random bytes":       {&kmsv1.GenerateRandomBytesRequest{Parent: "projects/p/locations/l", NumberOfBytes: 1025}, "number_of_bytes", "1024"},
+		"random for a ring":       {&kmsv1.GenerateRandomBytesRequest{Parent: ring, NumberOfBytes: 1}, "parent", "projects/{project}/locations/{location}"},
+		"logs by a host name":     {&kmsv1.GetKeyActivityLogsRequest{Name: key, ClientAddress: "example.com"}, "client_address", "IPv4 or IPv6"},
+		"logs backwards":          {&kmsv1.GetKeyActivityLogsRequest{Name: key, StartTime: &timestamppb.Timestamp{Seconds: 2}, EndTime: &timestamppb.Timestamp{Seconds: 1}}, "", "end_time must be after start_time"},
+		"logs of outcome zero":    {&kmsv1.GetKeyActivityLogsRequest{Name: key, Outcomes: []kmsv1.ActivityLog_Outcome{0}}, "outcomes[0]", "must not be in"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := protovalidate.Validate(tt.message)
+			refused, ok := errors.AsType[*protovalidate.ValidationError](err)
+			if !ok {
+				t.Fatalf("got %v, want a validation error", err)
+			}
+			v := refused.Violations[0]
+			if got := protovalidate.FieldPathString(v.Proto.GetField()); got != tt.field {
+				t.Errorf("field is %q, want %q", got, tt.field)
+			}
+			if !strings.Contains(v.Proto.GetMessage(), tt.says) {
+				t.Errorf("message is %q, want it to say %q", v.Proto.GetMessage(), tt.says)
+			}
+			if strings.ContainsAny(v.Proto.GetMessage(), "^$\\") {
+				t.Errorf("message %q shows a regular expression", v.Proto.GetMessage())
+			}
+		})
+	}
+}
