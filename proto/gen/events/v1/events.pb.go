@@ -325,7 +325,6 @@ type Metadata struct {
 	ProtectionLevel ProtectionLevel `protobuf:"varint,14,opt,name=protection_level,json=protectionLevel,proto3,enum=events.v1.ProtectionLevel" json:"protection_level,omitempty"`
 	// Stands for the key in the ledger.
 	LedgerTag     []byte `protobuf:"bytes,15,opt,name=ledger_tag,json=ledgerTag,proto3" json:"ledger_tag,omitempty"`
-	Location      string `protobuf:"bytes,16,opt,name=location,proto3" json:"location,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -463,13 +462,6 @@ func (x *Metadata) GetLedgerTag() []byte {
 		return x.LedgerTag
 	}
 	return nil
-}
-
-func (x *Metadata) GetLocation() string {
-	if x != nil {
-		return x.Location
-	}
-	return ""
 }
 
 // Caller is who asked, from where, and in which request.
@@ -1999,7 +1991,7 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x16events/v1/events.proto\x12\tevents.v1\"c\n" +
 	"\x06Commit\x12/\n" +
 	"\bmetadata\x18\x01 \x01(\v2\x13.events.v1.MetadataR\bmetadata\x12(\n" +
-	"\x06events\x18\x02 \x03(\v2\x10.events.v1.EventR\x06events\"\xb7\x04\n" +
+	"\x06events\x18\x02 \x03(\v2\x10.events.v1.EventR\x06events\"\x9b\x04\n" +
 	"\bMetadata\x12\x1d\n" +
 	"\n" +
 	"command_id\x18\x01 \x01(\fR\tcommandId\x12%\n" +
@@ -2020,8 +2012,7 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x0fduration_micros\x18\r \x01(\x04R\x0edurationMicros\x12E\n" +
 	"\x10protection_level\x18\x0e \x01(\x0e2\x1a.events.v1.ProtectionLevelR\x0fprotectionLevel\x12\x1d\n" +
 	"\n" +
-	"ledger_tag\x18\x0f \x01(\fR\tledgerTag\x12\x1a\n" +
-	"\blocation\x18\x10 \x01(\tR\blocation\"\xce\x02\n" +
+	"ledger_tag\x18\x0f \x01(\fR\tledgerTag\"\xce\x02\n" +
 	"\x06Caller\x12\x1c\n" +
 	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12%\n" +
 	"\x0eprincipal_kind\x18\x02 \x01(\tR\rprincipalKind\x129\n" +
