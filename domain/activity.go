@@ -1,7 +1,7 @@
 package domain
 
 import (
-	"net/netip"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -77,22 +77,29 @@ const (
 	maxRecordClientID  = 128
 )
 
-// Trimmed returns r with its long texts cut to what the log keeps and its times to microseconds.
+// Trimmed returns r as the log can keep it: long texts cut, bytes that are not UTF-8 replaced (a client may send any in
+// its headers, and one record that can't be stored would fail all that are stored with it), and times to the microsecond.
 func (r ActivityRecord) Trimmed() ActivityRecord {
 	r.Time = r.Time.Truncate(time.Microsecond)
+	r.Duration = r.Duration.Truncate(time.Microsecond)
 	r.KeyName = cut(r.KeyName, maxRecordName)
 	r.Message = cut(r.Message, maxRecordMessage)
-	r.Caller.UserAgent = cut(r.Caller.UserAgent, maxRecordUserAgent)
-	r.Caller.ClientRequestID = cut(r.Caller.ClientRequestID, maxRecordClientID)
-	r.Caller.CorrelationID = cut(r.Caller.CorrelationID, maxRecordClientID)
-	if r.Caller.Address.Is4In6() {
-		r.Caller.Address = netip.AddrFrom4(r.Caller.Address.As4())
-	}
+	r.Caller = r.Caller.Trimmed()
 	return r
 }
 
-// cut shortens s to at most n bytes without splitting a character.
+// Trimmed returns c as the log can keep it, like ActivityRecord.Trimmed. An IPv4 address in IPv6 form becomes IPv4.
+func (c Caller) Trimmed() Caller {
+	c.UserAgent = cut(c.UserAgent, maxRecordUserAgent)
+	c.ClientRequestID = cut(c.ClientRequestID, maxRecordClientID)
+	c.CorrelationID = cut(c.CorrelationID, maxRecordClientID)
+	c.Address = c.Address.Unmap()
+	return c
+}
+
+// cut makes s valid UTF-8 of at most n bytes without splitting a character.
 func cut(s string, n int) string {
+	s = strings.ToValidUTF8(s, string(utf8.RuneError))
 	if len(s) <= n {
 		return s
 	}

@@ -222,23 +222,26 @@ func decideUpdate(k Key, c UpdateKey) ([]Event, error) {
 
 func decideErasure(k Key, c RecordErasure) ([]Event, error) {
 	var events []Event
+	told := map[Version]bool{} // in this command
 	for _, v := range c.Erased {
 		kv, err := k.destroyedVersion(v)
 		if err != nil {
 			return nil, err
 		}
-		if kv.Erasure != Erased {
+		if kv.Erasure != Erased && !told[v] {
 			events = append(events, MaterialErased{Version: v, MaterialID: kv.MaterialID})
 		}
+		told[v] = true
 	}
 	for _, v := range c.Failed {
 		kv, err := k.destroyedVersion(v)
 		if err != nil {
 			return nil, err
 		}
-		if kv.Erasure == NotErased { // one event for all attempts, not one for each
+		if kv.Erasure == NotErased && !told[v] { // one event for all attempts, not one for each
 			events = append(events, MaterialErasureFailed{Version: v, MaterialID: kv.MaterialID, Cause: c.Cause})
 		}
+		told[v] = true
 	}
 	return events, nil
 }

@@ -14,9 +14,10 @@ const (
 )
 
 // VersionFor returns the version that a use of the key takes: v, or the primary one when v is zero. It refuses with an
-// *Error what the purpose, the key's state or the version's own state forbids at that time. Time is looked at here and
-// not only by due work, so that a key whose deletion is due is never used, however late the event comes.
-func (k Key) VersionFor(use Use, purpose Purpose, v Version, at time.Time) (KeyVersion, error) {
+// *Error what the purpose, the key's state or the version's own state forbids. A key whose deletion is pending is refused
+// from the moment it was scheduled, so due work that comes late lets nothing through. The time is for states that begin
+// by the clock alone, of which there is none yet.
+func (k Key) VersionFor(use Use, purpose Purpose, v Version, _ time.Time) (KeyVersion, error) {
 	switch {
 	case k.State == KeyStateAbsent:
 		return KeyVersion{}, refuse(ReasonKeyNotFound, "there is no such key; create it, or look at the name for a mistake")
