@@ -92,7 +92,7 @@ func ParseKeyRef(s string) (KeyRef, error) {
 	}
 	ref.Name = ring.Key(id)
 	if ring.Ring == AnyRing {
-		if ref.UID, err = ParseUID(id); err != nil {
+		if ref.UID, err = ParseUID(id); err != nil || ref.UID.IsZero() { // the zero UID would read as a key named by its ring and id
 			return KeyRef{}, badName(s, "projects/{project}/locations/{location}/keyRings/-/keys/{uid}, or with the ring's name in place of -")
 		}
 	}
