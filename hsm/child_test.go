@@ -1,0 +1,3 @@
+package hsm
+
+var children = map[string]func(dir string) error{}

@@ -1,0 +1,240 @@
+package hsm
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/keyledger/kms/domain"
+)
+
+const (
+	ivSize  = 12 // bytes of a GCM IV: NIST SP 800-38D recommends 96 bits, and other lengths are hashed down to them
+	tagSize = 16 // bytes of a GCM tag
+
+	// MaxRandom is the most bytes that one call of Random gives.
+	MaxRandom = 64 << 10
+)
+
+// Mechanisms without parameters are only read by the calls that they are passed to.
+var (
+	hmacSHA256 = mechanism(pkcs11.CKM_SHA256_HMAC)
+	aesCMAC    = mechanism(pkcs11.CKM_AES_CMAC)
+	wrapPad    = mechanism(mechWrap)
+)
+
+// Generate makes new key material for b in the token and returns it wrapped under the root in use; nothing of it stays
+// in the token. The fingerprint of a secret key is its AES-CMAC of a fixed text, made in the token: a pseudo-random
+// value that depends on the key alone, as ANSI X9.24-1 (2017) has check values. It is 16 bytes long.
+// ErrUnsupported if the token can't have keys for b.
+func (t *Token) Generate(ctx context.Context, b domain.Binding) (domain.WrappedKey, error) {
+	alg, err := algorithmOf(b)
+	if err != nil {
+		return domain.WrappedKey{}, err
+	}
+	if err := t.caps.Supports(b.Algorithm, b.Protection); err != nil {
+		return domain.WrappedKey{}, err
+	}
+	t.mu.Lock()
+	rootID := t.root
+	t.mu.Unlock()
+	if rootID == "" {
+		return domain.WrappedKey{}, fmt.Errorf("generating a key: %w: none is in use", ErrRootMissing)
+	}
+	out := domain.WrappedKey{RootID: rootID}
+	err = t.do(ctx, opGenerate, func(ctx context.Context, c *conn, until time.Time) error {
+		r, err := c.root(ctx, until, rootID)
+		if err != nil {
+			return err
+		}
+		return c.with(ctx, until, func(s pkcs11.SessionHandle) error {
+			out.Blob, out.Fingerprint, err = c.generate(s, alg, rootID, r, b)
+			return err
+		})
+	})
+	if err != nil {
+		return domain.WrappedKey{}, fmt.Errorf("generating a key: %w", err)
+	}
+	return out, nil
+}
+
+// generate makes one key, its fingerprint and its blob, and destroys the key.
+func (c *conn) generate(s pkcs11.SessionHandle, alg *algorithm, rootID string, r *root, b domain.Binding) (blob, fingerprint []byte, err error) {
+	key, err := c.raw.GenerateKey(s, alg.generator, alg.fresh)
+	if err != nil {
+		return nil, nil, failed("C_GenerateKey", err)
+	}
+	defer func() {
+		if end := c.raw.DestroyObject(s, key); err == nil {
+			err = failed("C_DestroyObject", end) // else the session is closed, and the key with it
+		}
+	}()
+	if fingerprint, err = sign(c.raw, s, key, aesCMAC, []byte(fingerprintText)); err != nil {
+		return nil, nil, err
+	}
+	wrapped, err := c.raw.WrapKey(s, wrapPad, r.kek, key)
+	if err != nil {
+		return nil, nil, failed("C_WrapKey", err)
+	}
+	header := blobHeader(alg.kind, rootID, len(wrapped))
+	mac, err := sign(c.raw, s, r.mac, hmacSHA256, boundMessage(header, wrapped, b))
+	if err != nil {
+		return nil, nil, err
+	}
+	return append(append(header, wrapped...), mac...), fingerprint, nil
+}
+
+// Encrypt encrypts by AES-GCM under the key of b. The IV is 12 random bytes, new for each call; the ciphertext ends with
+// the 16 bytes of the tag. One key must not encrypt more than 2^32 times (NIST SP 800-38D section 8.3), which is for the
+// caller to count.
+func (t *Token) Encrypt(ctx context.Context, b domain.Binding, plaintext, aad []byte) (iv, ciphertext []byte, err error) {
+	err = t.use(ctx, opEncrypt, b, func(raw *pkcs11.Ctx, s pkcs11.SessionHandle, key pkcs11.ObjectHandle) (err error) {
+		iv = make([]byte, ivSize)
+		_, _ = rand.Read(iv) // never fails
+		ciphertext, iv, err = gcmSeal(raw, s, key, iv, plaintext, aad)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return iv, ciphertext, nil
+}
+
+// Decrypt reverses Encrypt. Everything that is wrong with iv, ciphertext or aad is ErrDecrypt.
+func (t *Token) Decrypt(ctx context.Context, b domain.Binding, iv, ciphertext, aad []byte) (plaintext []byte, err error) {
+	if len(iv) != ivSize || len(ciphertext) < tagSize {
+		return nil, ErrDecrypt
+	}
+	err = t.use(ctx, opDecrypt, b, func(raw *pkcs11.Ctx, s pkcs11.SessionHandle, key pkcs11.ObjectHandle) (err error) {
+		plaintext, err = gcmOpen(raw, s, key, iv, ciphertext, aad)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return plaintext, nil
+}
+
+// gcmSeal encrypts. It gives back the IV, because there are tokens that take one of their own choice instead.
+func gcmSeal(raw *pkcs11.Ctx, s pkcs11.SessionHandle, key pkcs11.ObjectHandle, iv, plaintext, aad []byte) (out, used []byte, err error) {
+	params := pkcs11.NewGCMParams(iv, aad, tagSize*8)
+	defer params.Free()
+	if err := raw.EncryptInit(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, params)}, key); err != nil {
+		return nil, nil, failed("C_EncryptInit", err)
+	}
+	out, err = raw.Encrypt(s, plaintext)
+	if err != nil {
+		return nil, nil, failed("C_Encrypt", err)
+	}
+	used = params.IV()
+	if len(used) != ivSize || len(out) != len(plaintext)+tagSize {
+		return nil, nil, fmt.Errorf("%w: the token made %d bytes with an IV of %d from %d", ErrUnsupported, len(out), len(used), len(plaintext))
+	}
+	return out, used, nil
+}
+
+func gcmOpen(raw *pkcs11.Ctx, s pkcs11.SessionHandle, key pkcs11.ObjectHandle, iv, ciphertext, aad []byte) ([]byte, error) {
+	params := pkcs11.NewGCMParams(iv, aad, tagSize*8)
+	defer params.Free()
+	if err := raw.DecryptInit(s, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_GCM, params)}, key); err != nil {
+		return nil, failed("C_DecryptInit", err)
+	}
+	out, err := raw.Decrypt(s, ciphertext)
+	return out, blames("C_Decrypt", err, ErrDecrypt)
+}
+
+// use runs f with the unwrapped key of b, from the cache or by unwrapping its blob.
+func (t *Token) use(ctx context.Context, op operation, b domain.Binding, f func(*pkcs11.Ctx, pkcs11.SessionHandle, pkcs11.ObjectHandle) error) error {
+	alg, err := algorithmOf(b)
+	if err != nil {
+		return err
+	}
+	return t.do(ctx, op, func(ctx context.Context, c *conn, until time.Time) error {
+		e, err := c.cache.get(ctx, b, time.Now(), func() (pkcs11.ObjectHandle, error) { return t.unwrap(ctx, c, until, alg, b) })
+		if err != nil {
+			return err
+		}
+		defer c.cache.put(e)
+		return c.with(ctx, until, func(s pkcs11.SessionHandle) error { return f(c.raw, s, e.handle) })
+	})
+}
+
+// unwrap reads the blob of b, checks that it belongs to b, and only then lets the token unwrap it.
+func (t *Token) unwrap(ctx context.Context, c *conn, until time.Time, alg *algorithm, b domain.Binding) (key pkcs11.ObjectHandle, err error) {
+	stored, err := t.blobs.Blob(ctx, b)
+	if err != nil {
+		return 0, fmt.Errorf("reading wrapped key %s: %w", b.MaterialID, err)
+	}
+	start := time.Now()
+	ctx, span := t.inst.begin(ctx, opUnwrap)
+	defer func() { t.inst.end(ctx, opUnwrap, start, span, err) }()
+	bl, err := parseBlob(stored)
+	if err != nil {
+		return 0, err
+	}
+	if bl.kind != alg.kind {
+		return 0, fmt.Errorf("%w: it is of kind %d, not %d", ErrBlob, bl.kind, alg.kind)
+	}
+	r, err := c.root(ctx, until, bl.root)
+	if err != nil {
+		return 0, err
+	}
+	err = c.with(ctx, until, func(s pkcs11.SessionHandle) error {
+		mac, err := sign(c.raw, s, r.mac, hmacSHA256, boundMessage(bl.header, bl.wrapped, b))
+		if err == nil && !hmac.Equal(mac, bl.mac) {
+			err = fmt.Errorf("%w: its MAC is not that of the binding", ErrBlob)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	err = c.unwrapping(ctx, until, func(s pkcs11.SessionHandle) (err error) {
+		key, err = c.raw.UnwrapKey(s, wrapPad, r.kek, bl.wrapped, alg.inUse)
+		return blames("C_UnwrapKey", err, ErrBlob)
+	})
+	return key, err
+}
+
+// Random gives n bytes of the token's random generator, 1 to MaxRandom.
+func (t *Token) Random(ctx context.Context, n int) ([]byte, error) {
+	if n < 1 || n > MaxRandom {
+		return nil, fmt.Errorf("random bytes: %d is not within 1 to %d", n, MaxRandom)
+	}
+	out := make([]byte, n)
+	err := t.do(ctx, opRandom, func(ctx context.Context, c *conn, until time.Time) error {
+		// crypto11 has sessions of its own for this. One of ours, unused meanwhile, is the permit that makes the wait bounded.
+		return c.with(ctx, until, func(pkcs11.SessionHandle) error {
+			source, err := c.c11.NewRandomReader()
+			if err != nil {
+				return fmt.Errorf("random bytes: %w", err)
+			}
+			_, err = io.ReadFull(source, out)
+			return failed("C_GenerateRandom", err)
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Evict forgets the unwrapped key of a version, or of all versions if v is 0. A call that runs meanwhile still ends with
+// it; the next one reads the blob again. It does nothing else, so that it is safe, if costly, to call once too often.
+func (t *Token) Evict(key domain.UID, v domain.Version) {
+	c := t.tryLease()
+	if c == nil {
+		return // nothing is unwrapped while the token is away
+	}
+	defer t.release(c)
+	c.cache.evictKey(key, v)
+	if c.broken.Load() {
+		t.lose(c, errors.New("a key could not be destroyed in the token"))
+	}
+}
