@@ -1,0 +1,263 @@
+package domain_test
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	. "github.com/keyledger/kms/domain"
+)
+
+var update = flag.Bool("update", false, "write what the rules say into docs/lifecycle.md")
+
+const lifecycleDoc = "../docs/lifecycle.md"
+
+// TestLifecycleDocument: the tables and diagrams of docs/lifecycle.md are what Decide and VersionFor say. To write them
+// anew: go test ./domain -run TestLifecycleDocument -update.
+func TestLifecycleDocument(t *testing.T) {
+	text, err := os.ReadFile(lifecycleDoc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := string(text)
+	for name, content := range map[string]string{
+		"key diagram":     keyDiagram(t),
+		"version diagram": versionDiagram(t),
+		"key table":       keyTable(t),
+		"version table":   versionTable(t),
+		"use table":       useTable(t),
+	} {
+		want = replaceBlock(t, want, name, content)
+	}
+	if *update {
+		if err := os.WriteFile(lifecycleDoc, []byte(want), 0o644); err != nil { //nolint:gosec // a document, for everybody to read
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(want, string(text)); diff != "" {
+		t.Errorf("docs/lifecycle.md differs from the rules (-rules +document); run the test with -update:\n%s", diff)
+	}
+}
+
+// replaceBlock puts content between the marks of the named block.
+func replaceBlock(t *testing.T, text, name, content string) string {
+	t.Helper()
+	begin, end := "<!-- begin "+name+" -->\n", "<!-- end "+name+" -->\n"
+	before, rest, ok := strings.Cut(text, begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("the document has no block %q", name)
+	}
+	return before + begin + "\n" + content + "\n" + end + after
+}
+
+// documentOrder is the order of a key's states in the document, from birth to end.
+var documentOrder = []KeyState{
+	KeyStateAbsent, KeyStateEnabled, KeyStateDisabled, KeyStatePendingDeletion, KeyStateDestroyed, KeyStatePendingImport, KeyStateExpired, KeyStateArchived,
+}
+
+var versionDocumentOrder = []VersionState{
+	VersionStateEnabled, VersionStateDisabled, VersionStateDestroyed, VersionStatePendingImport, VersionStateDestroyScheduled,
+}
+
+func TestDocumentOrderIsComplete(t *testing.T) {
+	if got, want := slices.Sorted(slices.Values(documentOrder)), states[KeyState](t, "KeyState"); !slices.Equal(got, want) {
+		t.Errorf("the document has key states %q, want %q", got, want)
+	}
+	if got, want := slices.Sorted(slices.Values(versionDocumentOrder)), states[VersionState](t, "VersionState"); !slices.Equal(got, want) {
+		t.Errorf("the document has version states %q, want %q", got, want)
+	}
+}
+
+// outcome is a cell of the tables: the refusal's reason, or the events that are recorded.
+func outcome(k Key, cmd Command) string {
+	made, err := Decide(k, day1, cmd)
+	if err != nil {
+		return reasonOf(err)
+	}
+	if len(made) == 0 {
+		return "already so"
+	}
+	var names []string
+	for _, e := range made {
+		names = append(names, "**"+reflect.TypeOf(e).Name()+"**")
+	}
+	return strings.Join(names, ", ")
+}
+
+func reasonOf(err error) string {
+	refusal, ok := errors.AsType[*Error](err)
+	if !ok {
+		return err.Error()
+	}
+	return "`" + string(refusal.Reason) + "`"
+}
+
+func stateTitle(s KeyState) string {
+	if s == KeyStateAbsent {
+		return "(no key)"
+	}
+	return string(s)
+}
+
+// table writes a Markdown table.
+func table(head []string, rows [][]string) string {
+	var b strings.Builder
+	line := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
+	line(head)
+	line(slices.Repeat([]string{"---"}, len(head)))
+	for _, r := range rows {
+		line(r)
+	}
+	return b.String()
+}
+
+func keyTable(t *testing.T) string {
+	t.Helper()
+	head := []string{"command"}
+	for _, s := range documentOrder {
+		head = append(head, stateTitle(s))
+	}
+	var rows [][]string
+	for _, v := range variants {
+		row := []string{v.name}
+		for _, s := range documentOrder {
+			row = append(row, outcome(keyIn(s), v.command))
+		}
+		rows = append(rows, row)
+	}
+	return table(head, rows)
+}
+
+func versionTable(t *testing.T) string {
+	t.Helper()
+	head := []string{"command, in an ENABLED key"}
+	for _, s := range versionDocumentOrder {
+		head = append(head, string(s))
+	}
+	var rows [][]string
+	for _, v := range variants {
+		version, named := namedVersion(v.command)
+		if !named {
+			continue
+		}
+		row := []string{v.name}
+		for _, s := range versionDocumentOrder {
+			row = append(row, outcome(keyWithVersionIn(version, s), v.command))
+		}
+		rows = append(rows, row)
+	}
+	return table(head, rows)
+}
+
+func useTable(t *testing.T) string {
+	t.Helper()
+	cell := func(k Key, use Use) string {
+		if _, err := k.VersionFor(use, EncryptDecrypt, 0, day1); err != nil {
+			return reasonOf(err)
+		}
+		return "yes"
+	}
+	var rows [][]string
+	for _, s := range documentOrder {
+		rows = append(rows, []string{"key: " + stateTitle(s), cell(keyIn(s), Protecting), cell(keyIn(s), Opening)})
+	}
+	for _, s := range versionDocumentOrder {
+		k := keyWithVersionIn(2, s)
+		rows = append(rows, []string{"version, in an ENABLED key: " + string(s), cell(k, Protecting), cell(k, Opening)})
+	}
+	return table([]string{"state", "encrypt, new data key", "decrypt"}, rows)
+}
+
+// diagram writes a Mermaid state diagram of edges from → to, each with the commands that cause it.
+func diagram(edges map[[2]string][]string) string {
+	var b strings.Builder
+	b.WriteString("```mermaid\nstateDiagram-v2\n")
+	for _, edge := range slices.SortedFunc(maps.Keys(edges), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }) {
+		fmt.Fprintf(&b, "    %s --> %s", edge[0], edge[1])
+		if labels := slices.Compact(slices.Sorted(slices.Values(edges[edge]))); len(labels) > 0 {
+			fmt.Fprintf(&b, " : %s", strings.Join(labels, " / "))
+		}
+		b.WriteByte('\n')
+	}
+	b.WriteString("```\n")
+	return b.String()
+}
+
+// reachable are the key states that some command leads to, from no key at all.
+func reachable() []KeyState {
+	found := []KeyState{KeyStateAbsent}
+	for i := 0; i < len(found); i++ {
+		for _, v := range variants {
+			made, err := Decide(keyIn(found[i]), day1, v.command)
+			if to := Fold(keyIn(found[i]), day1, made...).State; err == nil && !slices.Contains(found, to) {
+				found = append(found, to)
+			}
+		}
+	}
+	return found
+}
+
+func keyDiagram(t *testing.T) string {
+	t.Helper()
+	edges := map[[2]string][]string{{string(KeyStateDestroyed), "[*]"}: nil}
+	for _, from := range reachable() {
+		for _, v := range variants {
+			made, err := Decide(keyIn(from), day1, v.command)
+			to := Fold(keyIn(from), day1, made...).State
+			if err != nil || to == from {
+				continue
+			}
+			edge := [2]string{string(from), string(to)}
+			if from == KeyStateAbsent {
+				edge[0] = "[*]"
+			}
+			edges[edge] = append(edges[edge], strings.ReplaceAll(v.name, ",", " with"))
+		}
+	}
+	return diagram(edges)
+}
+
+// versionDiagram follows version 1, or the primary where a command names it, through every command in every reachable
+// state of the key.
+func versionDiagram(t *testing.T) string {
+	t.Helper()
+	edges := map[[2]string][]string{
+		{"[*]", string(VersionStateEnabled)}:   {"CreateKey", "RotateKey"},
+		{string(VersionStateDestroyed), "[*]"}: nil,
+	}
+	for _, keyState := range reachable() {
+		for _, from := range []VersionState{VersionStateEnabled, VersionStateDisabled} {
+			for _, v := range variants {
+				version, named := namedVersion(v.command)
+				if !named {
+					version = 1
+				}
+				k := keyIn(keyState)
+				kv, ok := k.Versions.Get(version)
+				if !ok || kv.State == VersionStateDestroyed {
+					continue
+				}
+				kv.State = from
+				k.Versions = k.Versions.With(kv)
+				made, err := Decide(k, day1, v.command)
+				after, _ := Fold(k, day1, made...).Versions.Get(version)
+				if err != nil || after.State == from {
+					continue
+				}
+				edge := [2]string{string(from), string(after.State)}
+				edges[edge] = append(edges[edge], strings.ReplaceAll(v.name, ",", " with"))
+			}
+		}
+	}
+	return diagram(edges)
+}
