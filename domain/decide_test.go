@@ -39,6 +39,7 @@ func TestDecide(t *testing.T) {
 		"create after destroy":                     {andThen(destroyed), day9, create, refuses(ReasonKeyExists)},
 		"rotate":                                   {alive, day1, RotateKey{MaterialID: material2}, makes(added2, primary2)},
 		"rotate a key without a version":           {events(created), day1, RotateKey{MaterialID: material1}, makes(added1, primary1)},
+		"rotate when the newest is not primary":    {andThen(added2), day1, RotateKey{MaterialID: material3}, makes(added3, primary3)},
 		"rotate though every version is disabled":  {andThen(KeyVersionDisabled{Version: 1}), day1, RotateKey{MaterialID: material2}, makes(added2, primary2)},
 		"rotate again once enabled":                {andThen(KeyDisabled{}, KeyEnabled{}), day1, RotateKey{MaterialID: material2}, makes(added2, primary2)},
 		"enable a canceled deletion":               {andThen(scheduled, KeyDeletionCanceled{}), day1, EnableKey{}, makes(KeyEnabled{})},
