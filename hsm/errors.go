@@ -89,6 +89,8 @@ const (
 // classify sorts an error by what PKCS#11 v2.40 section 5.1.6 says about its code and by what tokens were seen to do.
 func classify(err error) class {
 	switch {
+	case errors.Is(err, ErrBlob):
+		return ours
 	case errors.Is(err, errEpochOver):
 		return epochLost
 	case errors.Is(err, ErrTokenChanged):

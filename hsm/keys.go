@@ -49,7 +49,7 @@ func (t *Token) Generate(ctx context.Context, b domain.Binding) (domain.WrappedK
 	}
 	out := domain.WrappedKey{RootID: rootID}
 	err = t.do(ctx, opGenerate, func(ctx context.Context, c *conn, until time.Time) error {
-		r, err := c.root(ctx, until, rootID)
+		r, err := c.liveRoot(ctx, until, rootID)
 		if err != nil {
 			return err
 		}
@@ -181,7 +181,10 @@ func (t *Token) unwrap(ctx context.Context, c *conn, until time.Time, alg *algor
 	if bl.kind != alg.kind {
 		return 0, fmt.Errorf("%w: it is of kind %d, not %d", ErrBlob, bl.kind, alg.kind)
 	}
-	r, err := c.root(ctx, until, bl.root)
+	if !t.isLive(bl.root) {
+		return 0, fmt.Errorf("%w: %w: it names root %s", ErrBlob, ErrRootMissing, bl.root)
+	}
+	r, err := c.liveRoot(ctx, until, bl.root)
 	if err != nil {
 		return 0, err
 	}

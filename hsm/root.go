@@ -224,6 +224,13 @@ func (t *Token) UseRoot(id string) error {
 	return nil
 }
 
+func (t *Token) isLive(id string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.live[id]
+	return ok
+}
+
 func (t *Token) liveRoots() []RootInfo {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -245,13 +252,7 @@ func (t *Token) Health(ctx context.Context) error {
 // proveAll compares the live roots with what was recorded of them.
 func (c *conn) proveAll(ctx context.Context, until time.Time, live []RootInfo) error {
 	for _, info := range live {
-		r, err := c.root(ctx, until, info.ID)
-		if errors.Is(err, ErrRootMissing) {
-			if sick := c.alive(ctx, until); sick != nil {
-				return sick // not logged in, perhaps: then no root can be seen
-			}
-			return fmt.Errorf("%w: root %s is not in it", ErrTokenChanged, info.ID)
-		}
+		r, err := c.liveRoot(ctx, until, info.ID)
 		if err != nil {
 			return err
 		}
@@ -304,6 +305,18 @@ func (c *conn) root(ctx context.Context, until time.Time, id string) (*root, err
 	c.roots[id] = r
 	c.rootMu.Unlock()
 	return r, nil
+}
+
+// liveRoot is root for one that VerifyRoot has seen: if it is missing, the token has changed.
+func (c *conn) liveRoot(ctx context.Context, until time.Time, id string) (*root, error) {
+	r, err := c.root(ctx, until, id)
+	if errors.Is(err, ErrRootMissing) {
+		if sick := c.alive(ctx, until); sick != nil {
+			return nil, sick // not logged in, perhaps: then no root can be seen
+		}
+		return nil, fmt.Errorf("%w: root %s is not in it", ErrTokenChanged, id)
+	}
+	return r, err
 }
 
 func (c *conn) knownRoots() []*root {

@@ -216,7 +216,7 @@ func (t *Token) recover(ctx context.Context, old *conn, why error, flaps int) {
 	if err := old.close(); err != nil {
 		t.cfg.Log.WarnContext(ctx, "ending the old token session", slog.Any("error", err))
 	}
-	for try := flaps; ; try++ {
+	for try := min(flaps, 3); ; try++ { // epochs that end soon are not begun at once, but well within Config.Wait
 		if try > 0 && pause(ctx, backoff(try)) != nil {
 			return
 		}
