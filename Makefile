@@ -9,7 +9,7 @@ SHELL := /bin/bash
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO_BUILD := go build -buildvcs=false -trimpath -ldflags "-X main.version=$(VERSION)"
 
-# Flags for the server of "make run", e.g. make run ARGS="--listen 127.0.0.1:8700".
+# Flags for the program of "make run" and "make bench", e.g. make run ARGS="--listen 127.0.0.1:8700".
 ARGS ?=
 
 .PHONY: help
@@ -58,8 +58,8 @@ check-generated: ## Check that the generated code is up to date
 	@scripts/generated.sh
 
 .PHONY: bench
-bench: deps ## Measure the server over loopback, durable records included
-	go test -run '^$$' -bench '^BenchmarkServer' -timeout 60m ./cmd/kms
+bench: deps build ## Measure the server over loopback, durable records included (ARGS="--help")
+	go run ./cmd/kmsbench $(ARGS)
 
 .PHONY: test-crash
 test-crash: deps ## Kill the server 20 times under load and check that nothing acknowledged is lost
