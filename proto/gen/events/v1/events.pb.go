@@ -479,7 +479,9 @@ type Caller struct {
 	ClientRequestId string `protobuf:"bytes,7,opt,name=client_request_id,json=clientRequestId,proto3" json:"client_request_id,omitempty"`
 	CorrelationId   string `protobuf:"bytes,8,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
 	// W3C trace id, 16 bytes; empty without one.
-	TraceId       []byte `protobuf:"bytes,9,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	TraceId []byte `protobuf:"bytes,9,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// The zone of an IPv6 link-local address, which alone would not say whose it is.
+	AddressZone   string `protobuf:"bytes,10,opt,name=address_zone,json=addressZone,proto3" json:"address_zone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -575,6 +577,13 @@ func (x *Caller) GetTraceId() []byte {
 		return x.TraceId
 	}
 	return nil
+}
+
+func (x *Caller) GetAddressZone() string {
+	if x != nil {
+		return x.AddressZone
+	}
+	return ""
 }
 
 // Event is something that happened to an aggregate. The name of the member is the name of the event.
@@ -2012,7 +2021,7 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x0fduration_micros\x18\r \x01(\x04R\x0edurationMicros\x12E\n" +
 	"\x10protection_level\x18\x0e \x01(\x0e2\x1a.events.v1.ProtectionLevelR\x0fprotectionLevel\x12\x1d\n" +
 	"\n" +
-	"ledger_tag\x18\x0f \x01(\fR\tledgerTag\"\xce\x02\n" +
+	"ledger_tag\x18\x0f \x01(\fR\tledgerTag\"\xf1\x02\n" +
 	"\x06Caller\x12\x1c\n" +
 	"\tprincipal\x18\x01 \x01(\tR\tprincipal\x12%\n" +
 	"\x0eprincipal_kind\x18\x02 \x01(\tR\rprincipalKind\x129\n" +
@@ -2024,7 +2033,9 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"request_id\x18\x06 \x01(\fR\trequestId\x12*\n" +
 	"\x11client_request_id\x18\a \x01(\tR\x0fclientRequestId\x12%\n" +
 	"\x0ecorrelation_id\x18\b \x01(\tR\rcorrelationId\x12\x19\n" +
-	"\btrace_id\x18\t \x01(\fR\atraceId\"\xc3\b\n" +
+	"\btrace_id\x18\t \x01(\fR\atraceId\x12!\n" +
+	"\faddress_zone\x18\n" +
+	" \x01(\tR\vaddressZone\"\xc3\b\n" +
 	"\x05Event\x128\n" +
 	"\vkey_created\x18\x01 \x01(\v2\x15.events.v1.KeyCreatedH\x00R\n" +
 	"keyCreated\x12H\n" +
