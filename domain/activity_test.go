@@ -30,7 +30,7 @@ func TestOutcomeOf(t *testing.T) {
 		ReasonKeyExists, ReasonEtagMismatch, ReasonContention, ReasonNotRecorded, ReasonOutcomeUnknown, ReasonStoreFull, ReasonTokenUnavailable,
 		ReasonStaleProjection, ReasonClockBehind, ReasonActivityAway, ReasonStoreAway, ReasonInternal, ReasonOverloaded, ReasonMaterialMissing,
 	}
-	want := map[Reason]Outcome{}
+	want := make(map[Reason]Outcome)
 	for _, r := range denied {
 		want[r] = OutcomeDenied
 	}

@@ -92,7 +92,7 @@ func Decide(k Key, at time.Time, cmd Command) ([]Event, error) {
 		if err := k.mustBeEnabled("rotated"); err != nil {
 			return nil, err
 		}
-		v := Version(k.Versions.Len() + 1)
+		v := Version(k.Versions.Len() + 1) //nolint:gosec // memory ends long before 2³¹ versions
 		return []Event{k.newVersion(v, c.MaterialID), PrimaryVersionSet{Version: v}}, nil
 	case EnableKey:
 		switch k.State { //nolint:exhaustive // the other states are refused together

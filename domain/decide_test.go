@@ -1,6 +1,7 @@
 package domain_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func TestDecide(t *testing.T) {
 	signing := create
 	signing.Purpose = "SIGN_VERIFY"
 	alive := events(created, added1, primary1)
-	andThen := func(more ...Event) []Event { return append(alive[:len(alive):len(alive)], more...) }
+	andThen := func(more ...Event) []Event { return append(slices.Clip(alive), more...) }
 	wait := func(d time.Duration) Command { return ScheduleKeyDeletion{Wait: d} }
 
 	for name, tt := range map[string]struct {

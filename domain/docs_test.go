@@ -38,7 +38,7 @@ func TestLifecycleDocument(t *testing.T) {
 		want = replaceBlock(t, want, name, content)
 	}
 	if *update {
-		if err := os.WriteFile(lifecycleDoc, []byte(want), 0o644); err != nil { //nolint:gosec // a document, for everybody to read
+		if err := os.WriteFile(lifecycleDoc, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

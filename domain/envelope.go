@@ -61,7 +61,7 @@ func (e Envelope) Header() []byte {
 }
 
 func (e Envelope) appendHeader(b []byte) []byte {
-	b = append(b, envelopeMagic, envelopeFormat1, byte(len(e.Location)))
+	b = append(b, envelopeMagic, envelopeFormat1, byte(len(e.Location))) //nolint:gosec // a location has at most 63 bytes
 	b = append(b, e.Location...)
 	b = append(b, e.KeyUID[:]...)
 	b = binary.BigEndian.AppendUint32(b, uint32(e.Version)) //nolint:gosec // versions are positive
@@ -72,7 +72,7 @@ func (e Envelope) appendHeader(b []byte) []byte {
 func (e Envelope) Marshal() []byte {
 	b := make([]byte, 0, envelopeFixed+len(e.Location)+1+len(e.IV)+len(e.Ciphertext))
 	b = e.appendHeader(b)
-	b = append(b, byte(len(e.IV)))
+	b = append(b, byte(len(e.IV))) //nolint:gosec // an IV has 12 bytes
 	b = append(b, e.IV...)
 	return append(b, e.Ciphertext...)
 }

@@ -64,7 +64,7 @@ func (e *Error) Error() string { return e.Message }
 
 // Is makes errors.Is compare reasons: errors.Is(err, &Error{Reason: ReasonKeyDisabled}).
 func (e *Error) Is(target error) bool {
-	t, ok := target.(*Error) //nolint:errorlint // Is compares one link of the chain; errors.Is walks it
+	t, ok := target.(*Error)
 	return ok && t.Reason == e.Reason
 }
 
