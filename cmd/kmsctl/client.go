@@ -32,7 +32,8 @@ type client struct {
 	kmsv1connect.CryptoServiceClient
 	kmsv1connect.ActivityServiceClient
 	kmsv1connect.SystemServiceClient
-	timeout time.Duration
+	addr    string
+	timeout time.Duration // of one call, with its repetitions
 }
 
 // client makes the client that the flags ask for. It doesn't call the server.
@@ -73,6 +74,7 @@ func (s *session) client() (*client, error) {
 		CryptoServiceClient:   kmsv1connect.NewCryptoServiceClient(hc, addr, asks),
 		ActivityServiceClient: kmsv1connect.NewActivityServiceClient(hc, addr, asks),
 		SystemServiceClient:   kmsv1connect.NewSystemServiceClient(hc, addr, asks),
+		addr:                  addr,
 		timeout:               f.Timeout,
 	}, nil
 }

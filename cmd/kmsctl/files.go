@@ -67,7 +67,7 @@ func (s *session) open(ctx context.Context, path string) (*inputFile, error) {
 
 // untilDone reads until ctx ends.
 type untilDone struct {
-	ctx  context.Context //nolint:containedctx // io.Reader has no other place for it
+	ctx  context.Context // an io.Reader has no other place for it
 	from io.Reader
 }
 

@@ -7,9 +7,9 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -64,23 +64,33 @@ func (r *rows) field(name, value string) {
 // print writes the rows with aligned columns. Whatever is not printable is escaped: names, memos and user agents are
 // chosen by others, and must not steer the terminal of who reads them.
 func (r *rows) print(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, line := range r.lines {
-		cells := make([]string, len(line))
-		for i, c := range line {
+	var widths []int
+	for _, cells := range r.lines {
+		for i, c := range cells {
 			cells[i] = printable(c)
-		}
-		text := strings.TrimRight(strings.Join(cells, "\t"), "\t")
-		if _, err := fmt.Fprintln(t, text); err != nil {
-			return err
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], utf8.RuneCountInString(cells[i]))
 		}
 	}
-	return t.Flush()
+	var out, line strings.Builder
+	for _, cells := range r.lines {
+		line.Reset()
+		for i, c := range cells {
+			line.WriteString(c)
+			line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)+2))
+		}
+		out.WriteString(strings.TrimRight(line.String(), " "))
+		out.WriteByte('\n')
+	}
+	_, err := io.WriteString(w, out.String())
+	return err
 }
 
 // printable escapes control characters, and others that don't show.
 func printable(s string) string {
-	if strings.IndexFunc(s, unprintable) < 0 {
+	if utf8.ValidString(s) && strings.IndexFunc(s, unprintable) < 0 {
 		return s
 	}
 	var b strings.Builder

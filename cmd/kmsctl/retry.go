@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
+	"net"
 	"strings"
 	"time"
 
@@ -30,19 +30,33 @@ func call[Request, Response any](
 ) (*Response, error) {
 	within, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	reached := false
 	for attempt := 1; ; attempt++ {
 		resp, err := callOnce(within, method, req)
 		if err == nil {
 			return resp, nil
+		}
+		reached = reached || !isDialError(err)
+		if !connect.IsWireError(err) {
+			err = fmt.Errorf("reaching %s: %w", c.addr, err)
 		}
 		again, delay := repeatable(err)
 		if !again {
 			return nil, err
 		}
 		if attempt == maxAttempts || !wait(within, max(delay, backoff(attempt))) {
-			return nil, unanswered(err, req)
+			if reached {
+				return nil, unanswered(err, req)
+			}
+			return nil, err
 		}
 	}
+}
+
+// isDialError reports whether there was nobody to send a request to.
+func isDialError(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
 }
 
 func callOnce[Request, Response any](
@@ -151,10 +165,9 @@ func describe(err error) string {
 	if prefix, _, found := strings.Cut(err.Error(), ce.Error()); found {
 		text.WriteString(printable(prefix)) // what was being tried
 	}
-	if ue, ok := errors.AsType[*url.Error](err); ok && !connect.IsWireError(err) {
-		text.WriteString(printable(unreachable(ue)))
-	} else {
-		text.WriteString(printable(cmp.Or(ce.Message(), ce.Code().String())))
+	text.WriteString(printable(cmp.Or(ce.Message(), ce.Code().String())))
+	if isDialError(err) {
+		text.WriteString("; --addr or KMS_ADDR says where the server is")
 	}
 	var marks []string
 	if info, ok := detail[*errdetails.ErrorInfo](err); ok {
@@ -169,13 +182,4 @@ func describe(err error) string {
 		fmt.Fprintf(&text, " (%s)", strings.Join(marks, ", "))
 	}
 	return text.String() + retryHint(err)
-}
-
-// unreachable says that a server was not reached, and where it was looked for.
-func unreachable(err *url.Error) string {
-	where := err.URL
-	if u, parseErr := url.Parse(err.URL); parseErr == nil {
-		where = u.Scheme + "://" + u.Host
-	}
-	return fmt.Sprintf("reaching %s: %v; --addr or KMS_ADDR says where the server is", where, err.Err)
 }

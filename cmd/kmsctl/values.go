@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,11 +72,11 @@ func parsePeriod(s string) (time.Duration, error) {
 		if !ok {
 			continue
 		}
-		n, err := strconv.ParseUint(count, 10, 15) // at most 32,767 weeks: far from the largest duration
-		if err != nil {
+		n, err := strconv.ParseUint(count, 10, 31)
+		if err != nil || n > uint64(math.MaxInt64/length) {
 			return 0, fmt.Errorf("%q is not a time like 90m, 36h, 7d or 2w", s)
 		}
-		return time.Duration(n) * length, nil //nolint:gosec // n has 15 bits
+		return time.Duration(n) * length, nil //nolint:gosec // n has 31 bits
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {
