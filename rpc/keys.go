@@ -1,0 +1,359 @@
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/keyledger/kms/commands"
+	"github.com/keyledger/kms/domain"
+	"github.com/keyledger/kms/eventstore"
+	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
+)
+
+// keyService implements kms.v1.KeyService.
+type keyService struct{ s *Server }
+
+func (k *keyService) CreateKey(ctx context.Context, r *kmsv1.CreateKeyRequest) (*kmsv1.Key, error) {
+	parent, err := k.s.ringName(r.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	m, err := mutation(r.GetRequestId(), "")
+	if err != nil {
+		return nil, err
+	}
+	key := r.GetKey()
+	if err := notYet(key); err != nil {
+		return nil, err
+	}
+	create := commands.CreateKey{
+		Mutation: m, Parent: parent, KeyID: r.GetKeyId(), DisplayName: key.GetDisplayName(), Memo: key.GetMemo(), Labels: key.GetLabels(),
+		SkipInitialVersion: r.GetSkipInitialVersion(),
+	}
+	if create.Purpose, err = purposes.fromProto("key.purpose", key.GetPurpose()); err != nil {
+		return nil, err
+	}
+	if create.Algorithm, err = algorithms.fromProto("key.algorithm", key.GetAlgorithm()); err != nil {
+		return nil, err
+	}
+	if create.Protection, err = protectionLevels.fromProto("key.protection_level", key.GetProtectionLevel()); err != nil {
+		return nil, err
+	}
+	if create.Protection == domain.Software {
+		return nil, unsupported("key.protection_level SOFTWARE is not offered by this server; leave it out, or say HSM")
+	}
+	if create.Algorithm != "" {
+		if err := domain.CheckAlgorithm(create.Purpose, create.Algorithm); err != nil {
+			return nil, syntax(err)
+		}
+	}
+	return keyAnswer(k.s.cfg.Commands.CreateKey(ctx, callerOf(ctx), create))
+}
+
+// notYet refuses what a key may say in the API but no part of this server does: silence would pass for consent.
+func notYet(key *kmsv1.Key) error {
+	for _, f := range []struct {
+		field string
+		given bool
+	}{
+		{"allowed_algorithms", len(key.GetAllowedAlgorithms()) > 0},
+		{"rotation_period", key.GetRotationPeriod() != nil},
+		{"auto_rotation", key.GetAutoRotation()},
+		{"max_uses_per_version", key.GetMaxUsesPerVersion() != 0},
+		{"convergent", key.GetConvergent()},
+		{"expire_time", key.GetExpireTime() != nil},
+		{"destroy_wait", key.GetDestroyWait() != nil},
+		{"import_only", key.GetImportOnly()},
+		{"managed_by", key.GetManagedBy() != ""},
+		{"next_rotation_time", key.GetNextRotationTime() != nil},
+		{"aliases", len(key.GetAliases()) > 0},
+	} {
+		if f.given {
+			return unsupported("key." + f.field + " is not supported by this server yet; leave it out")
+		}
+	}
+	return nil
+}
+
+func (k *keyService) GetKey(ctx context.Context, r *kmsv1.GetKeyRequest) (*kmsv1.Key, error) {
+	ref, err := k.s.keyRef(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return keyAnswer(k.read(ctx, ref, r.GetMinRevision()))
+}
+
+// read passes the gate and gets one key.
+func (k *keyService) read(ctx context.Context, ref domain.KeyRef, minRevision uint64) (eventstore.KeyState, error) {
+	read := callFrom(ctx).read(ref)
+	read.MinRevision = eventstore.Revision(minRevision)
+	return k.s.cfg.Commands.GetKey(ctx, callerOf(ctx), read)
+}
+
+// updatable are the fields that UpdateKey can change, each with how it is taken over.
+var updatable = map[string]func(*domain.UpdateKey, *kmsv1.Key){
+	"display_name": func(u *domain.UpdateKey, k *kmsv1.Key) { u.DisplayName = new(k.GetDisplayName()) },
+	"memo":         func(u *domain.UpdateKey, k *kmsv1.Key) { u.Memo = new(k.GetMemo()) },
+	"labels":       func(u *domain.UpdateKey, k *kmsv1.Key) { u.Labels = new(k.GetLabels()) },
+}
+
+func (k *keyService) UpdateKey(ctx context.Context, r *kmsv1.UpdateKeyRequest) (*kmsv1.Key, error) {
+	ref, err := k.s.keyRef(r.GetKey().GetName())
+	if err != nil {
+		return nil, err
+	}
+	etag := r.GetEtag()
+	if etag == "" {
+		etag = r.GetKey().GetEtag()
+	}
+	m, err := mutation(r.GetRequestId(), etag)
+	if err != nil {
+		return nil, err
+	}
+	var update domain.UpdateKey
+	for _, path := range r.GetUpdateMask().GetPaths() {
+		take, ok := updatable[path]
+		if !ok {
+			return nil, unsupported(fmt.Sprintf("update_mask names %.100q, which can't be changed here; it may name display_name, memo and labels", path))
+		}
+		take(&update, r.GetKey())
+	}
+	return keyAnswer(k.s.cfg.Commands.UpdateKey(ctx, callerOf(ctx), ref, update, m))
+}
+
+func (k *keyService) RotateKey(ctx context.Context, r *kmsv1.RotateKeyRequest) (*kmsv1.Key, error) {
+	ref, m, err := k.s.target(r)
+	if err != nil {
+		return nil, err
+	}
+	return keyAnswer(k.s.cfg.Commands.RotateKey(ctx, callerOf(ctx), ref, m))
+}
+
+func (k *keyService) EnableKey(ctx context.Context, r *kmsv1.EnableKeyRequest) (*kmsv1.Key, error) {
+	ref, m, err := k.s.target(r)
+	if err != nil {
+		return nil, err
+	}
+	return keyAnswer(k.s.cfg.Commands.EnableKey(ctx, callerOf(ctx), ref, m))
+}
+
+func (k *keyService) DisableKey(ctx context.Context, r *kmsv1.DisableKeyRequest) (*kmsv1.Key, error) {
+	ref, m, err := k.s.target(r)
+	if err != nil {
+		return nil, err
+	}
+	return keyAnswer(k.s.cfg.Commands.DisableKey(ctx, callerOf(ctx), ref, m))
+}
+
+func (k *keyService) GetKeyVersion(ctx context.Context, r *kmsv1.GetKeyVersionRequest) (*kmsv1.KeyVersion, error) {
+	ref, err := k.s.keyRef(r.GetName())
+	if err != nil {
+		return nil, err
+	}
+	state, err := k.read(ctx, ref, r.GetMinRevision())
+	return versionAnswer(state, ref.Version, err)
+}
+
+func (k *keyService) EnableKeyVersion(ctx context.Context, r *kmsv1.EnableKeyVersionRequest) (*kmsv1.KeyVersion, error) {
+	ref, m, err := k.s.target(r)
+	if err != nil {
+		return nil, err
+	}
+	state, err := k.s.cfg.Commands.EnableKeyVersion(ctx, callerOf(ctx), ref, m)
+	return versionAnswer(state, ref.Version, err)
+}
+
+func (k *keyService) DisableKeyVersion(ctx context.Context, r *kmsv1.DisableKeyVersionRequest) (*kmsv1.KeyVersion, error) {
+	ref, m, err := k.s.target(r)
+	if err != nil {
+		return nil, err
+	}
+	state, err := k.s.cfg.Commands.DisableKeyVersion(ctx, callerOf(ctx), ref, r.GetAllowPrimary(), m)
+	return versionAnswer(state, ref.Version, err)
+}
+
+func (k *keyService) ScheduleKeyDeletion(ctx context.Context, r *kmsv1.ScheduleKeyDeletionRequest) (*kmsv1.ScheduleKeyDeletionResponse, error) {
+	ref, m, err := k.s.target(r)
+	if err != nil {
+		return nil, err
+	}
+	if r.GetRequireUnusedFor() != nil {
+		return nil, unsupported("require_unused_for is not supported by this server yet; leave it out, and look at GetLatestUseInfo first")
+	}
+	state, err := k.s.cfg.Commands.ScheduleKeyDeletion(ctx, callerOf(ctx), ref, r.GetWait().AsDuration(), m)
+	if err != nil {
+		return nil, err
+	}
+	out := &kmsv1.ScheduleKeyDeletionResponse{Key: keyProto(state)}
+	k.addLastUse(ctx, out, state.Key.UID)
+	return out, nil
+}
+
+// lastUseTimeout bounds the look at the activity log: the deletion is scheduled already, and its answer must not wait
+// for long.
+const lastUseTimeout = 2 * time.Second
+
+// addLastUse tells when the key was last used, or that this can't be told now. It is advice: it fails nothing.
+func (k *keyService) addLastUse(ctx context.Context, out *kmsv1.ScheduleKeyDeletionResponse, key domain.UID) {
+	ctx, cancel := context.WithTimeout(ctx, lastUseTimeout)
+	defer cancel()
+	uses, err := k.s.cfg.Activity.LatestUse(ctx, key)
+	if err != nil {
+		out.Warnings = append(out.Warnings, "The activity log does not answer, so it is not known when the key was last used. Ask GetLatestUseInfo later, before the deletion is due.")
+		logIfOurs(ctx, k.s.cfg.Log, callFrom(ctx), err)
+		return
+	}
+	out.TrackedSinceTime = timeProto(uses.TrackedSince)
+	var last time.Time
+	for _, e := range uses.Entries {
+		if e.Success != nil && isUse(e.Operation) && e.Success.Time.After(last) {
+			last = e.Success.Time
+		}
+	}
+	if last.IsZero() {
+		return
+	}
+	out.LastUseTime = timestamppb.New(last)
+	out.Warnings = append(out.Warnings, fmt.Sprintf("The key was last used at %s. What it encrypted can't be decrypted once it is destroyed.", last.UTC().Format(time.RFC3339)))
+}
+
+// isUse reports whether the operation is one of CryptoService.
+func isUse(operation string) bool {
+	return kmsv1.File_kms_v1_crypto_service_proto.Services().Get(0).Methods().ByName(protoreflect.Name(operation)) != nil
+}
+
+func (k *keyService) CancelKeyDeletion(ctx context.Context, r *kmsv1.CancelKeyDeletionRequest) (*kmsv1.Key, error) {
+	ref, m, err := k.s.target(r)
+	if err != nil {
+		return nil, err
+	}
+	return keyAnswer(k.s.cfg.Commands.CancelKeyDeletion(ctx, callerOf(ctx), ref, r.GetEnable(), m))
+}
+
+func (k *keyService) DeleteKey(ctx context.Context, r *kmsv1.DeleteKeyRequest) (*kmsv1.Key, error) {
+	ref, m, err := k.s.target(r)
+	if err != nil {
+		return nil, err
+	}
+	return keyAnswer(k.s.cfg.Commands.DeleteKey(ctx, callerOf(ctx), ref, r.GetSkipWait(), m))
+}
+
+func (k *keyService) ListKeys(ctx context.Context, r *kmsv1.ListKeysRequest) (*kmsv1.ListKeysResponse, error) {
+	ring, err := k.s.ringName(r.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	query := listQuery{
+		binding: []string{"ListKeys", ring.String(), r.GetFilter(), r.GetOrderBy(), fmt.Sprint(r.GetShowDestroyed())},
+		filter:  r.GetFilter(), orderBy: r.GetOrderBy(),
+		pageSize: r.GetPageSize(), skip: r.GetSkip(), token: r.GetPageToken(), total: r.GetIncludeTotalSize(),
+	}
+	list, err := keyLists.prepare(query, k.s.pages)
+	if err != nil {
+		return nil, err
+	}
+	if !r.GetShowDestroyed() && !list.filtersOn("state") {
+		list.also(func(s eventstore.KeyState) bool { return s.Key.State != domain.KeyStateDestroyed })
+	}
+	read := callFrom(ctx).read(domain.KeyRef{Name: domain.KeyName{Project: ring.Project, Location: ring.Location, Ring: ring.Ring}})
+	read.MinRevision = eventstore.Revision(r.GetMinRevision())
+	if err := k.s.cfg.Commands.Authorize(ctx, callerOf(ctx), read); err != nil {
+		return nil, err
+	}
+	out := &kmsv1.ListKeysResponse{Revision: uint64(k.s.cfg.Keys.Revision())}
+	page, err := list.page(ctx, k.s.cfg.Keys.Keys(ring))
+	if err != nil {
+		return nil, err
+	}
+	for _, state := range page.items {
+		out.Keys = append(out.Keys, keyProto(state))
+	}
+	out.NextPageToken, out.TotalSize = page.nextToken, page.total
+	return out, nil
+}
+
+func (k *keyService) ListKeyVersions(ctx context.Context, r *kmsv1.ListKeyVersionsRequest) (*kmsv1.ListKeyVersionsResponse, error) {
+	ref, err := k.s.keyRef(r.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	query := listQuery{
+		binding: []string{"ListKeyVersions", ref.String(), r.GetFilter(), r.GetOrderBy()},
+		filter:  r.GetFilter(), orderBy: r.GetOrderBy(),
+		pageSize: r.GetPageSize(), skip: r.GetSkip(), token: r.GetPageToken(), total: r.GetIncludeTotalSize(),
+	}
+	list, err := versionLists.prepare(query, k.s.pages)
+	if err != nil {
+		return nil, err
+	}
+	state, err := k.read(ctx, ref, r.GetMinRevision())
+	if err != nil {
+		return nil, err
+	}
+	out := &kmsv1.ListKeyVersionsResponse{Revision: uint64(state.Revision)}
+	page, err := list.page(ctx, state.Key.Versions.All())
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range page.items {
+		out.KeyVersions = append(out.KeyVersions, versionProto(state, v))
+	}
+	out.NextPageToken, out.TotalSize = page.nextToken, page.total
+	return out, nil
+}
+
+// keyLists says what lists of keys can be filtered and ordered by.
+var keyLists = mustLists(listSpec[eventstore.KeyState]{
+	fields: []field[eventstore.KeyState]{
+		{name: "name", text: func(s eventstore.KeyState) string { return s.Key.Name.String() }},
+		{name: "key_id", text: func(s eventstore.KeyState) string { return s.Key.Name.ID }},
+		{name: "display_name", text: func(s eventstore.KeyState) string { return s.Key.DisplayName }},
+		{name: "memo", text: func(s eventstore.KeyState) string { return s.Key.Memo }},
+		{name: "state", enum: kmsv1.Key_State(0).Type(), text: func(s eventstore.KeyState) string { return string(s.Key.State) }},
+		{name: "purpose", enum: kmsv1.Key_Purpose(0).Type(), text: func(s eventstore.KeyState) string { return string(s.Key.Purpose) }},
+		{name: "algorithm", enum: kmsv1.Key_Algorithm(0).Type(), text: func(s eventstore.KeyState) string { return string(s.Key.Algorithm) }},
+		{name: "protection_level", enum: kmsv1.Key_ProtectionLevel(0).Type(), text: func(s eventstore.KeyState) string { return string(s.Key.Protection) }},
+		{name: "create_time", time: true, number: func(s eventstore.KeyState) int64 { return s.Key.CreateTime.UnixNano() }},
+		{name: "update_time", time: true, number: func(s eventstore.KeyState) int64 { return s.Key.UpdateTime.UnixNano() }},
+		{name: "labels", labels: func(s eventstore.KeyState) map[string]string { return s.Key.Labels }},
+	},
+	orders: []string{"name", "create_time", "update_time"},
+	// By ring and then id, the order that the projection yields. Whole names of several rings sort otherwise: '-' is before '/'.
+	place: func(s eventstore.KeyState) place { return place{Text: s.Key.Name.Ring, Text2: s.Key.Name.ID} },
+})
+
+// versionLists says what lists of a key's versions can be filtered and ordered by.
+var versionLists = mustLists(listSpec[domain.KeyVersion]{
+	fields: []field[domain.KeyVersion]{
+		{name: "version", number: func(v domain.KeyVersion) int64 { return int64(v.Version) }},
+		{name: "state", enum: kmsv1.KeyVersion_State(0).Type(), text: func(v domain.KeyVersion) string { return string(v.State) }},
+		{name: "algorithm", enum: kmsv1.Key_Algorithm(0).Type(), text: func(v domain.KeyVersion) string { return string(v.Algorithm) }},
+		{name: "create_time", time: true, number: func(v domain.KeyVersion) int64 { return v.CreateTime.UnixNano() }},
+	},
+	orders: []string{"version", "create_time"},
+	place:  func(v domain.KeyVersion) place { return place{Number: int64(v.Version)} },
+})
+
+// keyAnswer is the answer to what acts on a key.
+func keyAnswer(state eventstore.KeyState, err error) (*kmsv1.Key, error) {
+	if err != nil {
+		return nil, err
+	}
+	return keyProto(state), nil
+}
+
+// versionAnswer is the answer to what acts on a version.
+func versionAnswer(state eventstore.KeyState, v domain.Version, err error) (*kmsv1.KeyVersion, error) {
+	if err != nil {
+		return nil, err
+	}
+	version, ok := state.Key.Versions.Get(v)
+	if !ok {
+		return nil, fmt.Errorf("the answer for version %d of key %s has no such version", v, state.Key.Name)
+	}
+	return versionProto(state, version), nil
+}

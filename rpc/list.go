@@ -1,0 +1,242 @@
+package rpc
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+
+	"go.einride.tech/aip/filtering"
+	"go.einride.tech/aip/ordering"
+)
+
+const (
+	defaultPageSize = 100
+	maxOrderFields  = 4
+)
+
+// listSpec says what lists of T can be filtered and ordered by.
+type listSpec[T any] struct {
+	fields []field[T]
+	// orders are the fields to order by. The first is the natural order: that in which the items come, without equals.
+	orders []string
+	place  func(T) place // in the natural order
+
+	declarations *filtering.Declarations
+}
+
+// place is where an item is in an order: its text or its number, or, for keys of any ring, two texts.
+type place struct {
+	Text   string `json:"t,omitempty"`
+	Text2  string `json:"u,omitempty"`
+	Number int64  `json:"n,omitempty"`
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(strings.Compare(p.Text, q.Text), strings.Compare(p.Text2, q.Text2), cmp.Compare(p.Number, q.Number))
+}
+
+// mustLists completes a spec that is fixed in the source: a mistake in one is found when the package is loaded by a test.
+func mustLists[T any](spec listSpec[T]) *listSpec[T] {
+	var err error
+	if spec.declarations, err = declarations(spec.fields); err != nil {
+		panic("rpc: declaring the fields of a list: " + err.Error())
+	}
+	return &spec
+}
+
+// listQuery is what a request says about the list that it wants.
+type listQuery struct {
+	binding  []string // what a page token is good for
+	filter   string
+	orderBy  string
+	pageSize int32
+	skip     int32
+	token    string
+	total    bool
+}
+
+// list is one request's list, ready to be read.
+type list[T any] struct {
+	spec    *listSpec[T]
+	matches []func(T) bool
+	named   map[string]bool // fields that the filter names
+	columns []column[T]
+	after   []place // where the page before ended; nil: from the start
+	size    int
+	skip    int
+	total   bool
+	seal    func(position string) string
+}
+
+// column is one field of an order.
+type column[T any] struct {
+	of   func(T) place
+	desc bool
+}
+
+// page is one page of a list.
+type page[T any] struct {
+	items     []T
+	nextToken string
+	total     int64 // only when asked for
+}
+
+// prepare reads a query. Everything wrong with it is found here, before anything is looked up.
+func (spec *listSpec[T]) prepare(q listQuery, tokens pageTokens) (*list[T], error) {
+	l := &list[T]{
+		spec: spec, size: int(q.pageSize), skip: int(q.skip), total: q.total,
+		seal: func(position string) string { return tokens.seal(position, q.binding...) },
+	}
+	if l.size == 0 {
+		l.size = defaultPageSize
+	}
+	match, named, err := compileFilter(q.filter, spec)
+	if err != nil {
+		return nil, err
+	}
+	l.named = named
+	if match != nil {
+		l.matches = append(l.matches, match)
+	}
+	if l.columns, err = spec.columns(q.orderBy); err != nil {
+		return nil, err
+	}
+	if q.token == "" {
+		return l, nil
+	}
+	position, err := tokens.open(q.token, q.binding...)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal([]byte(position), &l.after); err != nil || len(l.after) != len(l.columns) {
+		return nil, errPageToken
+	}
+	return l, nil
+}
+
+// columns reads order_by. The natural order is always last, so that no two items are at the same place.
+func (spec *listSpec[T]) columns(orderBy string) ([]column[T], error) {
+	natural := column[T]{of: spec.place}
+	var order ordering.OrderBy
+	err := order.UnmarshalString(orderBy)
+	if err == nil {
+		err = order.ValidateForPaths(spec.orders...)
+	}
+	if err != nil || len(order.Fields) > maxOrderFields {
+		return nil, badField(fmt.Sprintf("order_by %.100q must list up to %d of %s, each by itself or with desc behind it", orderBy, maxOrderFields, strings.Join(spec.orders, ", ")))
+	}
+	var out []column[T]
+	for _, f := range order.Fields {
+		if f.Path == spec.orders[0] { // nothing is equal in the natural order, so nothing behind it matters
+			natural.desc = f.Desc
+			return append(out, natural), nil
+		}
+		out = append(out, column[T]{of: spec.placeBy(f.Path), desc: f.Desc})
+	}
+	return append(out, natural), nil
+}
+
+func (spec *listSpec[T]) placeBy(name string) func(T) place {
+	i := slices.IndexFunc(spec.fields, func(f field[T]) bool { return f.name == name })
+	f := spec.fields[i] // every order is a field: a test sees to it
+	if f.number != nil {
+		return func(item T) place { return place{Number: f.number(item)} }
+	}
+	return func(item T) place { return place{Text: f.text(item)} }
+}
+
+// also narrows the list.
+func (l *list[T]) also(match func(T) bool) { l.matches = append(l.matches, match) }
+
+// filtersOn reports whether the filter names a field.
+func (l *list[T]) filtersOn(name string) bool { return l.named[name] }
+
+// row is an item with its place in the order of the list.
+type row[T any] struct {
+	item   T
+	places []place
+}
+
+// page reads items, which come in their natural order, and returns the page that follows the last one's token.
+func (l *list[T]) page(ctx context.Context, items iter.Seq[T]) (page[T], error) {
+	var out page[T]
+	var rows []*row[T] // in the list's order: those to skip, those of the page, and one more if there is one
+	natural := len(l.columns) == 1 && !l.columns[0].desc
+	limit := l.skip + l.size + 1
+	seen := 0
+	for item := range items {
+		if seen++; seen%1024 == 0 && ctx.Err() != nil {
+			return out, fmt.Errorf("listing: %w", ctx.Err())
+		}
+		if !l.match(item) {
+			continue
+		}
+		out.total++
+		r := l.rowOf(item)
+		if l.after != nil && l.compare(r.places, l.after) <= 0 {
+			continue
+		}
+		if natural {
+			if len(rows) < limit {
+				rows = append(rows, r)
+			}
+			if len(rows) == limit && !l.total {
+				break
+			}
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(rows, r, func(a, b *row[T]) int { return l.compare(a.places, b.places) })
+		if at < limit {
+			rows = slices.Insert(rows[:min(len(rows), limit-1)], at, r)
+		}
+	}
+	if !l.total {
+		out.total = 0
+	}
+	rows = rows[min(l.skip, len(rows)):]
+	if len(rows) > l.size {
+		rows = rows[:l.size]
+		position, err := json.Marshal(rows[l.size-1].places)
+		if err != nil {
+			return out, fmt.Errorf("making a page token: %w", err)
+		}
+		out.nextToken = l.seal(string(position))
+	}
+	for _, r := range rows {
+		out.items = append(out.items, r.item)
+	}
+	return out, nil
+}
+
+func (l *list[T]) match(item T) bool {
+	for _, m := range l.matches {
+		if !m(item) {
+			return false
+		}
+	}
+	return true
+}
+
+func (l *list[T]) rowOf(item T) *row[T] {
+	r := &row[T]{item: item, places: make([]place, len(l.columns))}
+	for i, c := range l.columns {
+		r.places[i] = c.of(item)
+	}
+	return r
+}
+
+func (l *list[T]) compare(a, b []place) int {
+	for i, c := range l.columns {
+		if order := a[i].compare(b[i]); order != 0 {
+			if c.desc {
+				return -order
+			}
+			return order
+		}
+	}
+	return 0
+}
