@@ -1,12 +1,15 @@
 package domain_test
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -45,6 +48,31 @@ func TestLifecycleDocument(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Errorf("docs/lifecycle.md differs from the rules (-rules +document); run the test with -update:\n%s", diff)
+	}
+}
+
+// TestSecurityDocument: each test that docs/security.md names in support of a claim exists, as `folder.TestName`.
+func TestSecurityDocument(t *testing.T) {
+	text, err := os.ReadFile("../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`([a-z0-9/]+)\\.((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(string(text), -1)
+	if len(named) == 0 {
+		t.Fatal("the document names no test")
+	}
+	for _, n := range named {
+		folder, name := n[1], n[2]
+		files, err := filepath.Glob(filepath.Join("..", folder, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(files, func(file string) bool {
+			source, err := os.ReadFile(file)
+			return err == nil && bytes.Contains(source, []byte("\nfunc "+name+"("))
+		}) {
+			t.Errorf("docs/security.md rests a claim on %s in %s, which does not exist", name, folder)
+		}
 	}
 }
 
