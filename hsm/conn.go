@@ -48,6 +48,9 @@ func dial(lib *library, cfg Config) (_ *conn, err error) {
 		over:     make(chan struct{}),
 		idle:     make(chan struct{}),
 	}
+	if cfg.PIN.Reveal() == "" {
+		return nil, fmt.Errorf("%w for token %q: none is given", ErrWrongPIN, cfg.TokenLabel)
+	}
 	c.c11, err = crypto11.Configure(&crypto11.Config{
 		Path:       lib.path,
 		TokenLabel: cfg.TokenLabel,

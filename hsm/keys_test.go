@@ -217,7 +217,7 @@ func TestRandom(t *testing.T) {
 		for range 3 {
 			got, err := shared.Random(t.Context(), n)
 			if err != nil || len(got) != n || seen[string(got[:16])] {
-				t.Errorf("%d bytes: got %d, %v", n, len(got), err)
+				t.Fatalf("%d bytes: got %d, %v", n, len(got), err)
 			}
 			seen[string(got[:16])] = true
 		}

@@ -84,6 +84,7 @@ func TestMain(m *testing.M) {
 }
 
 func runTests(m *testing.M) (code int, err error) {
+	installTelemetry()
 	if sharedDir, err = os.MkdirTemp("", "hsm"); err != nil {
 		return 1, err
 	}

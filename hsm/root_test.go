@@ -3,6 +3,7 @@ package hsm
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"runtime"
 	"sync"
@@ -115,11 +116,12 @@ func TestCreateRoot(t *testing.T) {
 
 // What a process that died in CreateRoot left is completed, and is a root like any other.
 func TestCompleteRoot(t *testing.T) {
-	inside(t, func(c *conn, _ pkcs11.SessionHandle, _ *root) error { return c.makePart(parts[0], "half") })
-	if _, err := shared.InspectRoot(t.Context(), "half"); !errors.Is(err, ErrRootMissing) {
+	id := "half-" + rand.Text()
+	inside(t, func(c *conn, _ pkcs11.SessionHandle, _ *root) error { return c.makePart(parts[0], id) })
+	if _, err := shared.InspectRoot(t.Context(), id); !errors.Is(err, ErrRootMissing) {
 		t.Errorf("half a root: %v", err)
 	}
-	info, err := shared.CreateRoot(t.Context(), "half")
+	info, err := shared.CreateRoot(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,10 +154,11 @@ func TestUnsafeRoot(t *testing.T) {
 		"open-unwrap": func(a crypto11.AttributeSet) error { a.Unset(pkcs11.CKA_UNWRAP_TEMPLATE); return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
+			id := "unsafe-" + rand.Text()[:20]
 			inside(t, func(c *conn, _ pkcs11.SessionHandle, _ *root) error {
 				var pin runtime.Pinner
 				defer pin.Unpin()
-				label := []byte(parts[0].prefix + name)
+				label := []byte(parts[0].prefix + id)
 				set, err := crypto11.NewAttributeSetWithIDAndLabel(label, label)
 				if err != nil {
 					return err
@@ -175,24 +178,25 @@ func TestUnsafeRoot(t *testing.T) {
 				_, err = c.c11.GenerateSecretKeyWithAttributes(set, 256, crypto11.CipherAES)
 				return err
 			})
-			if _, err := shared.CreateRoot(t.Context(), name); !errors.Is(err, ErrRootUnsafe) {
+			if _, err := shared.CreateRoot(t.Context(), id); !errors.Is(err, ErrRootUnsafe) {
 				t.Errorf("completing it: %v", err)
 			}
-			if _, err := shared.InspectRoot(t.Context(), name); !errors.Is(err, ErrRootUnsafe) {
+			if _, err := shared.InspectRoot(t.Context(), id); !errors.Is(err, ErrRootUnsafe) {
 				t.Errorf("inspecting it: %v", err)
 			}
 		})
 	}
 	t.Run("twice", func(t *testing.T) {
+		id := "twice-" + rand.Text()
 		inside(t, func(c *conn, _ pkcs11.SessionHandle, _ *root) error {
 			for _, p := range append(parts[:1:1], parts...) {
-				if err := c.makePart(p, "twice"); err != nil {
+				if err := c.makePart(p, id); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
-		if _, err := shared.InspectRoot(t.Context(), "twice"); !errors.Is(err, ErrRootUnsafe) {
+		if _, err := shared.InspectRoot(t.Context(), id); !errors.Is(err, ErrRootUnsafe) {
 			t.Errorf("got %v", err)
 		}
 	})
