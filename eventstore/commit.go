@@ -147,14 +147,14 @@ const (
 // lowerBase32 makes tokens of subjects: they hold hashes and identifiers, never a user's text.
 var lowerBase32 = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// token is the part of a subject that stands for s: the first 20 bytes of its SHA-256.
-func token(s string) string {
+// subjectToken is the part of a subject that stands for s: the first 20 bytes of its SHA-256.
+func subjectToken(s string) string {
 	h := sha256.Sum256([]byte(s))
 	return lowerBase32.EncodeToString(h[:20])
 }
 
 func (a Aggregate) subject() string {
-	return subjectEvents + token(a.Project) + "." + token(a.Name)
+	return subjectEvents + subjectToken(a.Project) + "." + subjectToken(a.Name)
 }
 
 // splitName returns the project and the location in a resource name, and what follows them. They are empty, and rest is the

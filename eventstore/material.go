@@ -18,7 +18,7 @@ import (
 const maxMaterialBytes = 60 << 10
 
 func materialSubject(b domain.Binding) string {
-	return subjectMaterial + token(b.Project) + "." + b.KeyUID.String() + "." + b.MaterialID.String()
+	return subjectMaterial + subjectToken(b.Project) + "." + b.KeyUID.String() + "." + b.MaterialID.String()
 }
 
 // PutMaterial stores wrapped material durably under the binding's project, key and material id, before the event that names

@@ -137,6 +137,9 @@ func (s *Store) connect(ctx context.Context) (*nats.Conn, error) {
 		if err == nil {
 			return nc, nil
 		}
+		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) {
+			return nil, fmt.Errorf("connecting to NATS at %s: %w: %w", redactURL(s.cfg.URL), ErrPermission, err)
+		}
 		if !sleep(ctx, 250*time.Millisecond) {
 			return nil, fmt.Errorf("connecting to NATS at %s: %w: %w", redactURL(s.cfg.URL), ErrUnavailable, err)
 		}

@@ -16,6 +16,10 @@ const (
 	defaultEventsMaxBytes   = 32 << 30
 	defaultActivityMaxBytes = 32 << 30
 	defaultMaterialMaxBytes = 8 << 30
+
+	// duplicateWindow is how long the server remembers command ids, in memory. It only spares a read after a lost
+	// acknowledgement: what makes appends exact is the expectation.
+	duplicateWindow = time.Minute
 )
 
 // streams are the configurations that the service needs. A full stream refuses, none evicts what it holds; what can't be
@@ -25,7 +29,7 @@ func (s *Store) streams(replicas int) []jetstream.StreamConfig {
 	base := jetstream.StreamConfig{
 		Storage: jetstream.FileStorage, Replicas: replicas, Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardNew,
 		MaxConsumers: -1, MaxMsgs: -1, MaxMsgsPerSubject: -1, MaxBytes: -1,
-		AllowDirect: true, Duplicates: 10 * time.Minute, PersistMode: jetstream.DefaultPersistMode,
+		AllowDirect: true, Duplicates: duplicateWindow, PersistMode: jetstream.DefaultPersistMode,
 	}
 	events, activity, material, projection := base, base, base, base
 

@@ -179,6 +179,7 @@ func (w *writer) close(ctx context.Context) error {
 
 func (w *writer) run() {
 	defer close(w.done)
+	defer w.abort()
 	for {
 		if !w.collect() {
 			return

@@ -1,0 +1,363 @@
+package eventstore
+
+import (
+	"bytes"
+	"flag"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/keyledger/kms/domain"
+	eventsv1 "github.com/keyledger/kms/proto/gen/events/v1"
+)
+
+var addFixtures = flag.Bool("add-fixtures", false, "write fixtures of stored bytes that do not exist yet; those that exist are never written")
+
+func uid(b byte) domain.UID { return domain.UID{0: 1, 6: 0x70, 8: 0x80, 15: b} }
+
+// samples holds one commit per event, every field set, as it must be readable for ever. Add to it; never change what is there.
+func samples() map[string]Commit {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 678_901_000, time.UTC)
+	name := domain.KeyName{Project: "default", Location: "local", Ring: "r", ID: "k"}
+	base := Commit{
+		Aggregate: KeyAggregate(name), KeyUID: uid(1), CommandID: uid(2), RequestID: uid(3), RequestHash: [32]byte{4}, Operation: "Operation",
+		Caller: domain.Caller{
+			Principal: "admin", Kind: domain.KindAdmin, Request: domain.RequestAPI, Address: netip.MustParseAddr("2001:db8::1"), UserAgent: "agent/1",
+			RequestID: uid(5), ClientRequestID: "client's", CorrelationID: "correlation", TraceID: [16]byte{6},
+		},
+		GrantedBy: "admin", Time: at, Lineage: uid(7), Prev: [32]byte{8}, Protection: domain.HSM, Version: 9, LedgerTag: [32]byte{10},
+		Duration: 11 * time.Microsecond, Revision: 12,
+	}
+	labels := map[string]string{"team": "payments"}
+	out := map[string]Commit{"none": base}
+	for name, e := range map[string]domain.Event{
+		"key_created": domain.KeyCreated{
+			UID: uid(1), Name: name, Purpose: domain.EncryptDecrypt, Algorithm: domain.AES256GCM, Protection: domain.HSM, DisplayName: "Display",
+			Memo: "memo", Labels: labels, Creator: "admin", LedgerTag: [32]byte{10},
+		},
+		"key_version_added": domain.KeyVersionAdded{
+			Version: 2, MaterialID: uid(13), Algorithm: domain.AES256GCM, Origin: domain.Generated, Fingerprint: []byte{14}, PublicKey: []byte{15}, BlobDigest: []byte{16},
+		},
+		"primary_version_set":     domain.PrimaryVersionSet{Version: 2},
+		"key_enabled":             domain.KeyEnabled{},
+		"key_disabled":            domain.KeyDisabled{},
+		"key_version_enabled":     domain.KeyVersionEnabled{Version: 2},
+		"key_version_disabled":    domain.KeyVersionDisabled{Version: 2},
+		"key_deletion_scheduled":  domain.KeyDeletionScheduled{DeleteTime: at.Add(time.Hour)},
+		"key_deletion_canceled":   domain.KeyDeletionCanceled{},
+		"key_destroyed":           domain.KeyDestroyed{},
+		"key_updated":             domain.KeyUpdated{DisplayName: "Display", Memo: "memo", Labels: labels},
+		"material_erased":         domain.MaterialErased{Version: 2, MaterialID: uid(13)},
+		"material_erasure_failed": domain.MaterialErasureFailed{Version: 2, MaterialID: uid(13), Cause: "cause"},
+	} {
+		c := base
+		c.Events = []domain.Event{e}
+		out[name] = c
+	}
+	site := base
+	site.Aggregate, site.KeyUID, site.Version, site.LedgerTag = SiteAggregate, domain.UID{}, 0, [32]byte{}
+	for name, e := range map[string]SiteEvent{
+		"site_created": SiteCreated{Lineage: uid(7)},
+		"root_created": RootCreated{Root: Root{ID: "root-1", Sentinel: []byte{17}, TokenSerial: "serial"}},
+	} {
+		c := site
+		c.Site = []SiteEvent{e}
+		out[name] = c
+	}
+	return out
+}
+
+func asStored(t *testing.T, c Commit, data []byte) storedMessage {
+	t.Helper()
+	return storedMessage{
+		subject: c.Aggregate.subject(), seq: uint64(c.Revision), data: data,
+		header: nats.Header{headerType: []string{typeHeader(typeCommit, c.Lineage)}},
+	}
+}
+
+var codecOptions = cmp.Options{cmpopts.EquateComparable(netip.Addr{}), cmpopts.IgnoreFields(Commit{}, "Hash", "StoredTime")}
+
+func TestEveryEventHasASample(t *testing.T) {
+	all := samples()
+	fields := (&eventsv1.Event{}).ProtoReflect().Descriptor().Oneofs().ByName("event").Fields()
+	for i := range fields.Len() {
+		name := string(fields.Get(i).Name())
+		c, ok := all[name]
+		if !ok {
+			t.Errorf("stored event %s has no sample: it would be written, but maybe never read", name)
+			continue
+		}
+		data, err := encodeCommit(c)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var p eventsv1.Commit
+		if err := proto.Unmarshal(data, &p); err != nil {
+			t.Fatal(err)
+		}
+		event := p.GetEvents()[0].ProtoReflect()
+		if got := event.WhichOneof(event.Descriptor().Oneofs().ByName("event")); got.Number() != fields.Get(i).Number() {
+			t.Errorf("the sample of %s is stored as %s", name, got.Name())
+		}
+		inner := event.Get(fields.Get(i)).Message()
+		for j := range inner.Descriptor().Fields().Len() {
+			if f := inner.Descriptor().Fields().Get(j); !inner.Has(f) {
+				t.Errorf("field %s.%s is not written, or not set in its sample", name, f.Name())
+			}
+		}
+		got, err := decodeCommit(asStored(t, c, data))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(c, got, codecOptions); diff != "" {
+			t.Errorf("%s (-written +read):\n%s", name, diff)
+		}
+	}
+}
+
+// TestEveryDomainEventIsStored finds the domain's events in its source, so that a new one can't be forgotten here.
+func TestEveryDomainEventIsStored(t *testing.T) {
+	stored := map[string]bool{}
+	for _, c := range samples() {
+		for _, e := range c.Events {
+			stored[reflect.TypeOf(e).Name()] = true
+		}
+	}
+	for _, name := range receiversOf(t, "../domain/events.go", "isEvent") {
+		if !stored[name] {
+			t.Errorf("domain.%s has no sample, and maybe no stored form", name)
+		}
+	}
+}
+
+func receiversOf(t *testing.T, file, method string) (names []string) {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range f.Decls {
+		if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv != nil && fn.Name.Name == method {
+			names = append(names, fn.Recv.List[0].Type.(*ast.Ident).Name)
+		}
+	}
+	if len(names) == 0 {
+		t.Fatalf("no type with %s in %s", method, file)
+	}
+	return names
+}
+
+// TestClosedLists finds the words of the domain's closed lists in its source: one without a stored form would make every
+// record that has it impossible.
+func TestClosedLists(t *testing.T) {
+	for typeName, known := range map[string]func(string) error{
+		"Category":        func(s string) error { _, err := categories.toProto(domain.Category(s)); return err },
+		"Outcome":         func(s string) error { _, err := outcomes.toProto(domain.Outcome(s)); return err },
+		"RequestType":     func(s string) error { _, err := requestTypes.toProto(domain.RequestType(s)); return err },
+		"ProtectionLevel": func(s string) error { _, err := protectionLevels.toProto(domain.ProtectionLevel(s)); return err },
+	} {
+		words := constantsOf(t, typeName)
+		if len(words) == 0 {
+			t.Errorf("domain.%s has no constants", typeName)
+		}
+		for _, word := range words {
+			if err := known(word); err != nil {
+				t.Errorf("domain.%s: %v", typeName, err)
+			}
+		}
+	}
+	for _, e := range []protoreflect.EnumDescriptor{
+		eventsv1.ActivityRecord_Category(0).Descriptor(), eventsv1.ActivityRecord_Outcome(0).Descriptor(),
+		eventsv1.RequestType(0).Descriptor(), eventsv1.ProtectionLevel(0).Descriptor(),
+	} {
+		for i := range e.Values().Len() {
+			var d decoder
+			switch n := int32(e.Values().Get(i).Number()); e.Name() {
+			case "Category":
+				fromProto(&d, categories, eventsv1.ActivityRecord_Category(n))
+			case "Outcome":
+				fromProto(&d, outcomes, eventsv1.ActivityRecord_Outcome(n))
+			case "RequestType":
+				fromProto(&d, requestTypes, eventsv1.RequestType(n))
+			case "ProtectionLevel":
+				fromProto(&d, protectionLevels, eventsv1.ProtectionLevel(n))
+			default:
+				t.Errorf("enum %s is not checked", e.Name())
+			}
+			if d.err != nil {
+				t.Errorf("%s: %v", e.Values().Get(i).Name(), d.err)
+			}
+		}
+	}
+}
+
+func constantsOf(t *testing.T, typeName string) (words []string) {
+	t.Helper()
+	files, err := filepath.Glob("../domain/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if v, ok := n.(*ast.ValueSpec); ok && len(v.Values) == 1 {
+				if id, ok := v.Type.(*ast.Ident); ok && id.Name == typeName {
+					if lit, ok := v.Values[0].(*ast.BasicLit); ok {
+						words = append(words, strings.Trim(lit.Value, `"`))
+					}
+				}
+			}
+			return true
+		})
+	}
+	return words
+}
+
+// TestFixtures reads bytes as they were stored by every version of this program.
+func TestFixtures(t *testing.T) {
+	const folder = "testdata/events"
+	all := samples()
+	for name, c := range all {
+		path := filepath.Join(folder, name+"_v1.binpb")
+		if _, err := os.Stat(path); os.IsNotExist(err) && *addFixtures {
+			data, err := encodeCommit(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	files, err := filepath.Glob(folder + "/*_v1.binpb")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files {
+		name := strings.TrimSuffix(filepath.Base(path), "_v1.binpb")
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, ok := all[name]
+		if !ok {
+			t.Errorf("fixture %s has no sample to compare with", path)
+			continue
+		}
+		delete(all, name)
+		got, err := decodeCommit(asStored(t, want, data))
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		if diff := cmp.Diff(want, got, codecOptions); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", path, diff)
+		}
+	}
+	for name := range all {
+		t.Errorf("no fixture of %s; add it with go test -run TestFixtures -add-fixtures", name)
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	c := samples()["key_enabled"]
+	data, err := encodeCommit(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer, err := proto.Marshal(&eventsv1.Commit{Metadata: &eventsv1.Metadata{Aggregate: c.Aggregate.Name}, Events: []*eventsv1.Event{{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*storedMessage){
+		"another type":      func(m *storedMessage) { m.header.Set(headerType, typeHeader("commit2", c.Lineage)) },
+		"no type":           func(m *storedMessage) { m.header.Del(headerType) },
+		"bad lineage":       func(m *storedMessage) { m.header.Set(headerType, typeCommit+" abc") },
+		"another subject":   func(m *storedMessage) { m.subject = SiteAggregate.subject() },
+		"cut off":           func(m *storedMessage) { m.data = m.data[:len(m.data)-1] },
+		"an unknown event":  func(m *storedMessage) { m.data = newer },
+		"a bad identifier":  func(m *storedMessage) { m.data = append(m.data, 0x0a, 3, 0x0a, 1, 1) },
+		"nothing":           func(m *storedMessage) { m.data = nil },
+		"something foreign": func(m *storedMessage) { m.data = bytes.Repeat([]byte{0xff}, 10) },
+	} {
+		m := asStored(t, c, bytes.Clone(data))
+		change(&m)
+		if got, err := decodeCommit(m); err == nil {
+			t.Errorf("%s: read as %+v", name, got)
+		}
+	}
+}
+
+func TestRecordRoundTrip(t *testing.T) {
+	full := domain.ActivityRecord{
+		Time: time.Date(2026, 1, 2, 3, 4, 5, 678_901_000, time.UTC), Project: "p", Location: "l", KeyUID: uid(1),
+		KeyName: "projects/p/locations/l/keyRings/r/keys/k", Version: 2, Operation: "Decrypt", Category: domain.CategoryCrypto,
+		Outcome: domain.OutcomeDenied, Reason: domain.ReasonKeyDisabled, Message: "disabled", Caller: samples()["none"].Caller, GrantedBy: "admin",
+		Protection: domain.Software, LedgerTag: [32]byte{3}, BytesIn: 4, BytesOut: 5, Duration: 6 * time.Microsecond,
+	}
+	odd := full
+	odd.KeyName, odd.KeyUID, odd.LedgerTag, odd.Version = "projects/other/locations/l/x", domain.UID{}, [32]byte{}, 0
+	odd.Caller = domain.System(uid(9))
+	ipv4 := full
+	ipv4.Caller.Address = netip.MustParseAddr("192.0.2.1")
+	want := []domain.ActivityRecord{full, odd, ipv4, {Time: time.UnixMicro(0).UTC()}}
+	var data []byte
+	for i := range want {
+		var err error
+		if data, err = appendRecord(data, &want[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := decodeBatchMessage(storedMessage{data: data, header: nats.Header{headerType: []string{typeHeader(typeActivity, uid(7))}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, r.Records, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Errorf("(-written +read):\n%s", diff)
+	}
+}
+
+// TestRecordOfBadText: what a caller sends must not be able to make its own record impossible.
+func TestRecordOfBadText(t *testing.T) {
+	bad := "\xff" + strings.Repeat("ä", 5000) + "\xc3"
+	r := domain.ActivityRecord{Project: "p", KeyName: bad, Operation: "Encrypt", Message: bad, Caller: domain.Caller{UserAgent: bad, ClientRequestID: bad, CorrelationID: bad}}
+	data, err := appendRecord(nil, &r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(data) > 1200 {
+		t.Errorf("the record has %d bytes", len(data))
+	}
+}
+
+func TestSplitName(t *testing.T) {
+	for name, want := range map[string][3]string{
+		"projects/p/locations/l/keyRings/r": {"p", "l", "keyRings/r"},
+		"projects/p/locations/l/":           {"p", "l", ""},
+		"projects/p/locations/l":            {"", "", "projects/p/locations/l"},
+		"projects/a/b/locations/l/x":        {"", "", "projects/a/b/locations/l/x"},
+		"site":                              {"", "", "site"},
+		"":                                  {},
+	} {
+		p, l, rest := splitName(name)
+		if got := [3]string{p, l, rest}; got != want {
+			t.Errorf("splitName(%q) = %q, want %q", name, got, want)
+		}
+	}
+}
