@@ -29,7 +29,8 @@ const maxClientID = 128
 // call is what is known of one HTTP request from before its message is read. It belongs to the request's goroutine.
 type call struct {
 	start  time.Time
-	method *method // nil until it is known; on REST paths only the interceptor knows it
+	method *method       // nil on a REST path that is of no method
+	ref    domain.KeyRef // what a REST path names
 	caller domain.Caller
 	// decoded is set when a message of the method's type came out of the request. What fails before that never reaches
 	// an interceptor or handler.

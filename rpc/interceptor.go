@@ -53,7 +53,7 @@ func (i *interceptor) WrapStreamingClient(next connect.StreamingClientFunc) conn
 	return next
 }
 
-// enter notes that a message was decoded, and of which method: on REST paths nobody knew before.
+// enter notes that a message was decoded, and of which method.
 func (i *interceptor) enter(ctx context.Context, spec connect.Spec) *call {
 	c := callFrom(ctx)
 	c.decoded = true

@@ -80,5 +80,8 @@ func methodsByProcedure() (map[string]*method, error) {
 
 // limits gives each handler the size of its largest message, also after decompression.
 func (s *Server) limits(spec connect.Spec) []connect.HandlerOption {
-	return []connect.HandlerOption{connect.WithReadMaxBytes(s.methods[spec.Procedure].maxBody)}
+	if m, ok := s.methods[spec.Procedure]; ok {
+		return []connect.HandlerOption{connect.WithReadMaxBytes(m.maxBody)}
+	}
+	return nil // the writer of errors asks too, for no method
 }

@@ -36,12 +36,12 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request, m *method) {
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
 	if err := limitBody(r, m.maxBody); err != nil {
 		c.decoded = true // refused and recorded here
-		s.writeError(w, r, connectError(s.recordRefused(r.Context(), c, domain.KeyRef{}, err), ""))
+		s.writeError(w, r, connectError(s.recordRefused(r.Context(), c, err), ""))
 		return
 	}
 	s.rpcs[m.procedure].ServeHTTP(w, r)
 	if !c.decoded {
-		if err := s.recordRefused(r.Context(), c, domain.KeyRef{}, errUndecodable); errors.Is(err, errUndecodable) {
+		if err := s.recordRefused(r.Context(), c, errUndecodable); errors.Is(err, errUndecodable) {
 			s.instruments.observe(r.Context(), c, connect.CodeInvalidArgument)
 		} else {
 			logIfOurs(r.Context(), s.cfg.Log, c, err)
@@ -54,10 +54,10 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request, m *method) {
 var errUndecodable = &domain.Error{Reason: domain.ReasonBadField, Message: "the request's message could not be read: look at its format, fields and encoding"}
 
 // recordRefused records a refusal that no interceptor sees and returns what to tell the caller.
-func (s *Server) recordRefused(ctx context.Context, c *call, ref domain.KeyRef, refusal error) error {
+func (s *Server) recordRefused(ctx context.Context, c *call, refusal error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refusalTimeout)
 	defer cancel()
-	return s.cfg.Commands.RecordRefusal(ctx, callerOf(ctx), c.read(ref), refusal)
+	return s.cfg.Commands.RecordRefusal(ctx, callerOf(ctx), c.read(c.ref), refusal)
 }
 
 // limitBody refuses a body that is larger than limit. A stated length is believed, since no more than that is read. A

@@ -55,9 +55,10 @@ func (s *Server) restEdge(next http.Handler) http.Handler {
 			return
 		}
 		r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+		c.method, c.ref = s.route(r)
 		limit := maxBody
-		if strings.Contains(r.URL.Path, ":batch") {
-			limit = maxBatchBody
+		if c.method != nil {
+			limit = c.method.maxBody
 		}
 		switch encoding := r.Header.Get("Content-Encoding"); {
 		case encoding != "" && encoding != "identity":
@@ -78,6 +79,9 @@ func (s *Server) restEdge(next http.Handler) http.Handler {
 			s.refuseREST(w, r, c, http.StatusRequestEntityTooLarge, tooLarge(limit))
 		case e.failed() && !c.decoded:
 			status, refusal := e.refusal()
+			if refusal.Reason == reasonNotFound {
+				c.method = nil
+			}
 			s.refuseREST(w, r, c, status, refusal)
 		case e.failed():
 			e.reshape()
@@ -102,17 +106,16 @@ func (s *Server) serveTranscoded(e *edgeWriter, r *http.Request, c *call, next h
 	e.status = http.StatusOK // answered
 }
 
-// refuseREST records and answers a refusal that no interceptor saw. A path that is of no method is not recorded: nothing
-// was attempted.
+// refuseREST records and answers a refusal that no interceptor saw. A request for no method is not recorded: nothing was
+// attempted.
 func (s *Server) refuseREST(w http.ResponseWriter, r *http.Request, c *call, status int, refusal *domain.Error) {
-	m, ref := s.route(r)
 	told := error(refusal)
-	if c.method = m; m != nil {
+	if c.method != nil {
 		recorded := refusal
 		if refusal.Reason == domain.ReasonBadField {
 			recorded = errUndecodable // the transcoder's words quote the request
 		}
-		if err := s.recordRefused(r.Context(), c, ref, recorded); !errors.Is(err, recorded) {
+		if err := s.recordRefused(r.Context(), c, recorded); !errors.Is(err, recorded) {
 			told = err
 			logIfOurs(r.Context(), s.cfg.Log, c, err)
 		}
@@ -121,7 +124,7 @@ func (s *Server) refuseREST(w http.ResponseWriter, r *http.Request, c *call, sta
 	if told != error(refusal) { //nolint:errorlint // whether it is this very one
 		status = httpStatus(out.Code())
 	}
-	if m != nil {
+	if c.method != nil {
 		s.instruments.observe(r.Context(), c, out.Code())
 	}
 	replyREST(w, status, out)
@@ -194,9 +197,9 @@ func (e *edgeWriter) Flush() {
 
 // status is google.rpc.Status as the transcoder writes it.
 type status struct {
-	Code    connect.Code    `json:"code"`
+	Code    uint32          `json:"code"` // connect.Code would want its name
 	Message string          `json:"message"`
-	Details json.RawMessage `json:"details,omitempty"`
+	Details json.RawMessage `json:"details"`
 }
 
 // reshape sends a handler's error.
@@ -206,7 +209,7 @@ func (e *edgeWriter) reshape() {
 		replyREST(e.ResponseWriter, http.StatusInternalServerError, connectError(err, ""))
 		return
 	}
-	writeREST(e.ResponseWriter, e.status, statusName(st.Code), st.Message, st.Details)
+	writeREST(e.ResponseWriter, e.status, statusName(connect.Code(st.Code)), st.Message, st.Details)
 }
 
 // refusal is what the transcoder itself had against a request. Its own answers are plain text for 404, 405 and 415,
@@ -297,8 +300,8 @@ func httpStatus(code connect.Code) int {
 	return http.StatusInternalServerError
 }
 
-// route is one REST path of a method. It serves only to say, in the record of a request that the transcoder refused,
-// what was attempted; requests are routed by the transcoder.
+// route is one REST path of a method. It serves only to know the method's limit, and to say in the record of a request
+// that the transcoder refuses what was attempted; the transcoder itself has its own routing.
 type route struct {
 	verb    string
 	pattern *regexp.Regexp // its first group is the name
@@ -347,7 +350,8 @@ func pathOf(r *annotations.HttpRule) (verb, path string) {
 	return "", ""
 }
 
-// route finds the method that a request's path means, nil if none, and what it acts on.
+// route finds the method that a request's path means, nil if none, and what it acts on. The transcoder changes the path:
+// this must be asked before.
 func (s *Server) route(r *http.Request) (*method, domain.KeyRef) {
 	for _, candidate := range s.routes {
 		if candidate.verb != r.Method {

@@ -119,7 +119,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.errors = connect.NewErrorWriter(options...)
+	s.errors = connect.NewErrorWriter()
 	services := s.mountServices(options)
 	rest, err := transcoder(services)
 	if err != nil {

@@ -1,0 +1,217 @@
+package rpc_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/keyledger/kms/domain"
+)
+
+// TestRESTRefusals tells what REST says to what it can't take: its code, reason and shape, and what is recorded of it.
+func TestRESTRefusals(t *testing.T) {
+	key := "/api/v1/" + keyPath
+	large := base64.StdEncoding.EncodeToString(make([]byte, 64<<10+1))
+	for name, tt := range map[string]struct {
+		method, path, body string
+		headers            []string
+		code               int
+		status, reason     string
+		says               string // part of the message
+		recorded           string // operation; empty: nothing is recorded
+	}{
+		"unknown field":            {"POST", key + ":encrypt", `{"plaintext":"YQ==","add":"YQ=="}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "add", "Encrypt"},
+		"unknown field in create":  {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"ENCRYPT_DECRYPT","colour":1}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "colour", "CreateKey"},
+		"unknown enum":             {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"encrypt"}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "encrypt", "CreateKey"},
+		"unknown enum number":      {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":99}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "purpose", "CreateKey"},
+		"unknown query parameter":  {"GET", key + "?colour=red", "", nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "colour", "GetKey"},
+		"bad query value":          {"GET", key + "?min_revision=x", "", nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "", "GetKey"},
+		"lower-case query enum":    {"GET", key + "/activityLogs?outcomes=ok", "", nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "", "GetKeyActivityLogs"},
+		"malformed JSON":           {"POST", key + ":encrypt", `{"plaintext":`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "", "Encrypt"},
+		"trailing garbage":         {"POST", key + ":encrypt", `{} x`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "", "Encrypt"},
+		"duplicate field":          {"POST", key + ":encrypt", `{"aad":"YQ==","aad":"Yg=="}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "duplicate", "Encrypt"},
+		"bad base64":               {"POST", key + ":encrypt", `{"plaintext":"*"}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "", "Encrypt"},
+		"null body":                {"POST", key + ":encrypt", `null`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "", "Encrypt"},
+		"array body":               {"POST", key + ":encrypt", `[]`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "", "Encrypt"},
+		"both of a oneof":          {"POST", key + ":generateDataKey", `{"bits":128,"number_of_bytes":16}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "", "GenerateDataKey"},
+		"body on DELETE":           {"DELETE", key, `{}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "", "DeleteKey"},
+		"body on GET":              {"GET", key, `{}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "", "GetKey"},
+		"64 KiB and one byte":      {"POST", key + ":encrypt", `{"plaintext":"` + large + `"}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "plaintext must be at most 65536 bytes", "Encrypt"},
+		"bad id":                   {"POST", "/api/v1/" + ringPath + "/keys?key_id=a.b", `{"purpose":"ENCRYPT_DECRYPT"}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "key_id must be 1 to 63 letters", "CreateKey"},
+		"bad name in the path":     {"GET", "/api/v1/projects/p.q/locations/local/keyRings/r/keys/k", "", nil, 400, "INVALID_ARGUMENT", "BAD_NAME", "name must be projects/", "GetKey"},
+		"other location":           {"GET", strings.Replace(key, "/local/", "/mars/", 1), "", nil, 400, "INVALID_ARGUMENT", "WRONG_LOCATION", "this server serves local", "GetKey"},
+		"feature to come":          {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"ENCRYPT_DECRYPT","rotation_period":"86400s"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "key.rotation_period", "CreateKey"},
+		"purpose to come":          {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"SIGN_VERIFY"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "SIGN_VERIFY", "CreateKey"},
+		"algorithm to come":        {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"ENCRYPT_DECRYPT","algorithm":"ED25519"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "ED25519", "CreateKey"},
+		"software level":           {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"ENCRYPT_DECRYPT","protection_level":"SOFTWARE"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "SOFTWARE", "CreateKey"},
+		"mask beyond":              {"PATCH", key + "?update_mask=state", `{"memo":"x"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "display_name, memo and labels", "UpdateKey"},
+		"compressed":               {"POST", key + ":encrypt", "x", []string{"Content-Encoding", "gzip"}, 415, "INVALID_ARGUMENT", "UNSUPPORTED", "compressed", "Encrypt"},
+		"other content type":       {"POST", key + ":encrypt", "a=b", []string{"Content-Type", "application/x-www-form-urlencoded"}, 415, "INVALID_ARGUMENT", "UNSUPPORTED", "application/json", "Encrypt"},
+		"protobuf over REST":       {"POST", key + ":encrypt", "\x0a\x01a", []string{"Content-Type", "application/proto"}, 415, "INVALID_ARGUMENT", "UNSUPPORTED", "application/json", "Encrypt"},
+		"too large":                {"POST", key + ":encrypt", `{"aad":"` + strings.Repeat("A", 256<<10) + `"}`, nil, 413, "INVALID_ARGUMENT", "TOO_LARGE", "262144", "Encrypt"},
+		"too large a batch":        {"POST", key + ":batchEncrypt", strings.Repeat(" ", 4<<20+1), nil, 413, "INVALID_ARGUMENT", "TOO_LARGE", "4194304", "BatchEncrypt"},
+		"no such path":             {"GET", "/api/v1/nothing", "", nil, 404, "NOT_FOUND", "NOT_FOUND", "path", ""},
+		"no such verb":             {"POST", key + ":explode", "{}", nil, 404, "NOT_FOUND", "NOT_FOUND", "path", ""},
+		"no such API":              {"GET", "/api/v2/keys", "", nil, 404, "NOT_FOUND", "NOT_FOUND", "path", ""},
+		"wrong HTTP method":        {"PUT", key, "{}", nil, 405, "INVALID_ARGUMENT", "UNSUPPORTED", "Allow", ""},
+		"an id with a slash":       {"GET", "/api/v1/" + ringPath + "/keys/a%2Fb", "", nil, 404, "NOT_FOUND", "NOT_FOUND", "path", ""},
+		"an RPC's headers on REST": {"POST", key + ":encrypt", "{}", []string{"Connect-Protocol-Version", "1"}, 404, "NOT_FOUND", "NOT_FOUND", "path", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			a := s.send(t, tt.method, tt.path, tt.body, tt.headers...)
+			status, reason, message := a.rest(t)
+			if a.status != tt.code || status != tt.status || reason != tt.reason || !strings.Contains(message, tt.says) {
+				t.Errorf("answer = %d %s %s %q, want %d %s %s with %q", a.status, status, reason, message, tt.code, tt.status, tt.reason, tt.says)
+			}
+			if len(s.callers) != 0 {
+				t.Error("a command was called")
+			}
+			recorded := s.recorded()
+			switch {
+			case tt.recorded == "" && len(recorded) > 0:
+				t.Errorf("recorded %+v, want nothing", recorded)
+			case tt.recorded != "" && (len(recorded) != 1 || recorded[0].read.Operation != tt.recorded || string(recorded[0].err.Reason) != tt.reason):
+				t.Errorf("recorded %+v, want one refusal of %s for %s", recorded, tt.recorded, tt.reason)
+			}
+			if a.status == http.StatusMethodNotAllowed && a.header.Get("Allow") == "" {
+				t.Error("the answer does not say which methods are allowed")
+			}
+		})
+	}
+}
+
+// TestUndecodableIsRecordedWithoutItsText: a parser's message quotes the request, which may hold a plaintext.
+func TestUndecodableIsRecordedWithoutItsText(t *testing.T) {
+	s := serve(t)
+	for _, path := range []string{"/api/v1/" + keyPath + ":encrypt", "/kms.v1.CryptoService/Encrypt"} {
+		s.send(t, "POST", path, `{"plaintext":"my secret!"}`)
+	}
+	recorded := s.recorded()
+	if len(recorded) != 2 {
+		t.Fatalf("recorded %d refusals, want 2", len(recorded))
+	}
+	for _, r := range recorded {
+		if strings.Contains(r.err.Message, "secret") || r.err.Reason != domain.ReasonBadField {
+			t.Errorf("recorded %+v", r.err)
+		}
+	}
+	if got := recorded[0].read.Ref.String(); got != keyPath {
+		t.Errorf("the record names %q, want the key of the path", got)
+	}
+	if strings.Contains(s.logs.String(), "secret") {
+		t.Error("the server's log has the request's text")
+	}
+}
+
+func TestRESTBodyOfUnknownLength(t *testing.T) {
+	s := serve(t)
+	body := `{"aad":"` + strings.Repeat("A", 300<<10) + `"}`
+	a := s.sendReader(t, "POST", "/api/v1/"+keyPath+":encrypt", io.MultiReader(strings.NewReader(body)))
+	if status, reason, _ := a.rest(t); a.status != 413 || status != "INVALID_ARGUMENT" || reason != "TOO_LARGE" {
+		t.Errorf("answer = %d %s", a.status, a.body)
+	}
+	small := io.MultiReader(strings.NewReader(`{"plaintext":"YQ=="}`))
+	if a := s.sendReader(t, "POST", "/api/v1/"+keyPath+":encrypt", small); a.status != 200 {
+		t.Errorf("a small one: %d %s", a.status, a.body)
+	}
+}
+
+// TestGzipBomb: a few kilobytes that become a gigabyte must cost neither memory nor time.
+func TestGzipBomb(t *testing.T) {
+	var bomb bytes.Buffer
+	z := gzip.NewWriter(&bomb)
+	zeros := make([]byte, 1<<20)
+	for range 128 {
+		if _, err := z.Write(zeros); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t)
+	s.send(t, "GET", "/api/v1/serverInfo", "") // what the first request costs
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	rest := s.send(t, "POST", "/api/v1/"+keyPath+":encrypt", bomb.String(), "Content-Encoding", "gzip")
+	unary := s.send(t, "POST", "/kms.v1.CryptoService/Encrypt", bomb.String(), "Content-Encoding", "gzip")
+	runtime.ReadMemStats(&after)
+	if rest.status != 415 || rest.header.Get("Content-Encoding") != "" {
+		t.Errorf("REST: %d %v", rest.status, rest.header)
+	}
+	if unary.status != 429 && unary.status != 400 {
+		t.Errorf("Connect: %d %s", unary.status, unary.body)
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > 16<<20 {
+		t.Errorf("both cost %d MB of memory", used>>20)
+	}
+}
+
+func TestRESTAnswers(t *testing.T) {
+	key := "/api/v1/" + keyPath
+	for name, tt := range map[string]struct {
+		method, path, body string
+		want               map[string]any // fields of the answer
+	}{
+		"verb without a body":     {"POST", key + ":rotate", "", map[string]any{"name": keyPath, "revision": "7", "primary": 1.0}},
+		"encrypt":                 {"POST", key + ":encrypt", `{"plaintext":"YQ=="}`, map[string]any{"ciphertext": "ZW5jOmE=", "version": 1.0}},
+		"url-safe base64":         {"POST", key + ":encrypt", `{"plaintext":"-_8"}`, map[string]any{"ciphertext": "ZW5jOvv/"}},
+		"version's verb":          {"POST", key + "/versions/3:encrypt", `{}`, map[string]any{"ciphertext": "ZW5jOg=="}},
+		"decrypt by location":     {"POST", "/api/v1/projects/p/locations/local:decrypt", `{"ciphertext":"ZW5jOmE="}`, map[string]any{"plaintext": "YQ==", "isPrimary": false}},
+		"escaped colon":           {"POST", key + "%3Aencrypt", `{}`, map[string]any{"version": 1.0}},
+		"path wins over the body": {"POST", key + ":encrypt", `{"name":"projects/p/locations/local/keyRings/r/keys/other"}`, map[string]any{"name": keyPath}},
+		"update needs no purpose": {"PATCH", key + "?update_mask=memo", `{"memo":"x"}`, map[string]any{"name": keyPath}},
+		"singleton":               {"GET", "/api/v1/serverInfo", "", map[string]any{"version": "v-test", "location": "local"}},
+		"delete":                  {"DELETE", key + "?skip_wait=true", "", map[string]any{"name": keyPath}},
+		"json names":              {"POST", key + ":generateDataKey", `{"numberOfBytes":3}`, map[string]any{"ciphertext": "AAAA"}},
+		"proto names":             {"POST", key + ":generateDataKey", `{"number_of_bytes":3}`, map[string]any{"ciphertext": "AAAA"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			a := s.send(t, tt.method, tt.path, tt.body)
+			var got map[string]any
+			if err := json.Unmarshal([]byte(a.body), &got); err != nil || a.status != 200 {
+				t.Fatalf("answer = %d %s", a.status, a.body)
+			}
+			for field, want := range tt.want {
+				if got[field] != want {
+					t.Errorf("%s = %v, want %v", field, got[field], want)
+				}
+			}
+			if recorded := s.recorded(); len(recorded) > 0 {
+				t.Errorf("recorded %+v", recorded)
+			}
+		})
+	}
+}
+
+// TestPathsAreCleaned: a path with // or .. is sent elsewhere by the router and never reaches a handler as it is.
+func TestPathsAreCleaned(t *testing.T) {
+	s := serve(t)
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	for _, path := range []string{"/api/v1//" + keyPath, "/api/v1/x/../" + keyPath} {
+		r, err := http.NewRequestWithContext(t.Context(), "GET", s.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+adminKey)
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close() //nolint:errcheck,gosec // only the status matters
+		if resp.StatusCode != http.StatusTemporaryRedirect && resp.StatusCode != http.StatusMovedPermanently {
+			t.Errorf("%s: %d", path, resp.StatusCode)
+		}
+	}
+	if len(s.callers) != 0 {
+		t.Error("a command was called")
+	}
+}
