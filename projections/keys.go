@@ -200,9 +200,12 @@ func (k *Keys) reachHead(ctx context.Context, log Log) error {
 	return k.WaitFor(ctx, head.Last)
 }
 
+// Age is how long ago the projection was last known to be complete.
+func (k *Keys) Age() time.Duration { return time.Since(time.Unix(0, k.freshAt.Load())) }
+
 // Fresh returns a *domain.Error when the projection may be older than StalenessBound.
 func (k *Keys) Fresh() error {
-	if at := k.freshAt.Load(); time.Now().UnixNano()-at <= int64(StalenessBound) {
+	if k.Age() <= StalenessBound {
 		return nil
 	}
 	return &domain.Error{

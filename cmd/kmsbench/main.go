@@ -1,0 +1,102 @@
+// Command kmsbench measures a kms server in a closed loop over loopback: it starts the real binary on an empty data
+// folder, lets a number of callers each send the next request when the last one is answered, and reports throughput,
+// latency, the CPU time that all processes of the server took, the drained activity database included, and how much the
+// streams grew. `make bench` runs it; docs/performance.md tells the results.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+type cli struct {
+	KMS      string        `help:"Server binary." default:"bin/kms" type:"existingfile"`
+	Duration time.Duration `help:"How long each measurement runs." default:"5s"`
+	Rounds   int           `help:"How often each measurement is repeated; the median by throughput is reported." default:"3"`
+	Callers  string        `help:"Numbers of callers, separated by commas." default:"1,16,64"`
+	Only     string        `help:"Operations to measure, separated by commas; empty: all." placeholder:"OPS"`
+	Versions int           `help:"How far to rotate one key, to see whether rotating gets slower." default:"10000"`
+	Keys     int           `help:"How many keys to make for the start-up and memory measurements." default:"100000"`
+	Profile  string        `help:"Write a CPU profile of the server under Encrypt at the largest number of callers to this file (needs a server with KMS_PPROF)." type:"path"`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	var c cli
+	kong.Parse(&c, kong.Name("kmsbench"), kong.Description("Measures a kms server in a closed loop over loopback."))
+	err := c.run(ctx, os.Stdout)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kmsbench:", err)
+		os.Exit(1)
+	}
+}
+
+// operations in the order they are measured. Probe is the two bare synced appends that CreateKey stands on.
+var operations = []string{"Encrypt", "Decrypt", "Probe", "CreateKey", "RotateKey", "Rotations", "Start"}
+
+func (c cli) run(ctx context.Context, out io.Writer) (err error) {
+	callers, err := numbers(c.Callers)
+	if err != nil {
+		return err
+	}
+	only := map[string]bool{}
+	for op := range strings.SplitSeq(c.Only, ",") {
+		only[op] = true
+	}
+	dir, err := os.MkdirTemp("", "kmsbench")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	s, err := startServer(ctx, c.KMS, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.stop()) }()
+	if err := describe(out); err != nil {
+		return err
+	}
+	b := bench{cli: c, server: s, out: out}
+	for _, op := range operations {
+		if c.Only != "" && !only[op] {
+			continue
+		}
+		switch op {
+		case "Rotations":
+			err = b.rotations(ctx)
+		case "Start":
+			err = b.start(ctx)
+		case "Probe":
+			err = b.table(op, callers, func(n int) (result, error) { return probe(ctx, n, c.Duration) })
+		default:
+			err = b.table(op, callers, func(n int) (result, error) { return b.measure(ctx, op, n) })
+		}
+		if err != nil {
+			return fmt.Errorf("measuring %s: %w", op, err)
+		}
+	}
+	return nil
+}
+
+func numbers(list string) ([]int, error) {
+	var out []int
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > 1024 {
+			return nil, fmt.Errorf("--callers must be numbers from 1 to 1024, not %q", text)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
