@@ -22,3 +22,6 @@ func (s *Store) JetStream() jetstream.JetStream { return s.js }
 
 // SetDialer makes the store connect through d.
 func SetDialer(cfg *Config, d nats.CustomDialer) { cfg.dialer = d }
+
+// WriterSubject is where this process records.
+func (s *Store) WriterSubject() string { return s.writer.subject }

@@ -30,6 +30,7 @@ type gauge struct {
 	touched   atomic.Bool // something was stored since the last look
 	nearly    atomic.Bool
 	isFull    atomic.Bool
+	isDiskLow atomic.Bool
 	warned    bool // only used by update
 	lastLook  time.Time
 	mu        sync.Mutex // guards what follows
@@ -46,6 +47,7 @@ func newGauge(s *Store) *gauge {
 func (g *gauge) touch()           { g.touched.Store(true) }
 func (g *gauge) nearlyFull() bool { return g.nearly.Load() }
 func (g *gauge) full() bool       { return g.isFull.Load() }
+func (g *gauge) diskFull() bool   { return g.isDiskLow.Load() }
 
 // fill is how full each stream was at the last look, between 0 and 1.
 func (g *gauge) fill() map[string]float64 {
@@ -133,6 +135,7 @@ func (g *gauge) judge(ctx context.Context, ratios map[string]float64) error {
 	g.mu.Unlock()
 	g.nearly.Store(worst >= refuseRatio || diskLow)
 	g.isFull.Store(worst >= 1 || diskLow)
+	g.isDiskLow.Store(diskLow)
 	full := worst >= warnRatio || diskLow
 	if full && !g.warned {
 		g.store.log.LogAttrs(ctx, slog.LevelWarn, "the event store is getting full; raise the limits of its streams or give it a larger disk",

@@ -62,14 +62,21 @@ func orDefault(v, d int64) int64 {
 }
 
 // Provision creates what is missing: the streams, with so many replicas (1, or 3 in a cluster), and the site's first commit.
-// Limits that were raised in the configuration are raised. It is idempotent, and safe to run on several nodes at once.
+// Limits that were raised in the configuration are raised. It is idempotent, and safe to run on several nodes at once. A stream
+// that this node knew and that is gone is not made again: the error is an *IntegrityError.
 func (s *Store) Provision(ctx context.Context, replicas int) error {
+	known, err := readMarks(s.marksPath())
+	if err != nil {
+		return err
+	}
 	for _, want := range s.streams(replicas) {
 		info, err := s.info(ctx, want.Name)
 		for errors.Is(err, ErrUnavailable) && sleep(ctx, 250*time.Millisecond) { // a cluster may still be choosing its leader
 			info, err = s.info(ctx, want.Name)
 		}
 		switch {
+		case errors.Is(err, ErrNotProvisioned) && known.has(want.Name):
+			return goneError(want.Name)
 		case errors.Is(err, ErrNotProvisioned):
 			err = s.createStream(ctx, want)
 		case err == nil && info.Config.MaxBytes < want.MaxBytes:

@@ -27,11 +27,14 @@ func (s *Store) Verify(ctx context.Context) error {
 			return errors.New("the embedded NATS server does not sync each message")
 		}
 	}
-	if err := s.readLineage(ctx); err != nil {
-		return err
-	}
 	marks, err := readMarks(s.marksPath())
 	if err != nil {
+		return err
+	}
+	if err := s.readLineage(ctx); err != nil {
+		if errors.Is(err, ErrNotProvisioned) && marks.has(streamEvents) {
+			return goneError(streamEvents)
+		}
 		return err
 	}
 	if marks != nil && marks.Lineage != s.Lineage() {
@@ -44,7 +47,7 @@ func (s *Store) Verify(ctx context.Context) error {
 	if marks != nil {
 		for name := range marks.Streams {
 			if _, err := s.info(ctx, name); errors.Is(err, ErrNotProvisioned) {
-				return &IntegrityError{Stream: name, Message: "it is gone; restore the event store from a backup"}
+				return goneError(name)
 			}
 		}
 	}
@@ -121,6 +124,19 @@ type mark struct {
 	Created time.Time
 	Last    uint64
 	Hash    string // of message Last, hexadecimal; empty where messages may be deleted
+}
+
+// has reports whether the stream was there. The marks may be nil.
+func (m *marks) has(stream string) bool {
+	if m == nil {
+		return false
+	}
+	_, ok := m.Streams[stream]
+	return ok
+}
+
+func goneError(stream string) error {
+	return &IntegrityError{Stream: stream, Message: "it is gone; restore the event store from a backup"}
 }
 
 func messageHash(m storedMessage) string {

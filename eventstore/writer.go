@@ -112,6 +112,9 @@ func (s *Store) Record(ctx context.Context, records []domain.ActivityRecord) (_ 
 	if len(records) == 0 {
 		return Receipt{}, nil
 	}
+	if s.gauge.diskFull() {
+		return Receipt{}, fmt.Errorf("recording: %w", ErrFull)
+	}
 	if len(records) > maxBatchRecords {
 		return Receipt{}, fmt.Errorf("recording: %w: %d records, at most %d are kept together", ErrTooLarge, len(records), maxBatchRecords)
 	}
@@ -322,7 +325,9 @@ func (w *writer) resolve(msg *nats.Msg) (_ Receipt, known bool, err error) {
 		return w.stored(stream, m.seq), true, nil
 	}
 	if _, err := parseTypeHeader(m.header.Get(headerType), typeActivity); err != nil {
-		return Receipt{}, true, &IntegrityError{Stream: stream, Message: fmt.Sprintf("message %d on this process's own subject is not its own: %v", m.seq, err)}
+		err := &IntegrityError{Stream: stream, Message: fmt.Sprintf("message %d on this process's own subject is not its own: %v", m.seq, err)}
+		w.store.fail(err)
+		return Receipt{}, true, err
 	}
 	// An earlier batch, given up when the stream was full, arrived late. This one follows it.
 	w.last = m.seq
