@@ -104,17 +104,23 @@ func (c *cache) load(b domain.Binding, now time.Time, old *entry, load func() (p
 	c.mu.Unlock()
 	c.destroyAll(idle)
 
-	e.err = errors.New("unwrapping a key panicked") // what the others see should load not return
-	defer close(e.ready)
+	e.err = errUnwrapPanicked // what the others see should load not return
+	defer func() {
+		if e.err != nil {
+			c.mu.Lock()
+			c.evict(e, nil) // nothing to destroy: it has a user, and no handle
+			c.mu.Unlock()
+		}
+		close(e.ready)
+	}()
 	e.handle, e.err = load()
 	if e.err != nil {
-		c.mu.Lock()
-		c.evict(e, nil) // nothing to destroy: it has a user, and no handle
-		c.mu.Unlock()
 		return nil, e.err
 	}
 	return e, nil
 }
+
+var errUnwrapPanicked = errors.New("unwrapping a key panicked")
 
 // put ends a use.
 func (c *cache) put(e *entry) {

@@ -226,3 +226,17 @@ func TestCacheEvictWhileUnwrapping(t *testing.T) {
 		}
 	})
 }
+
+func TestCacheUnwrapPanics(t *testing.T) {
+	var h handles
+	c, b := newCache(8, time.Minute, h.destroy), newBinding()
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = c.get(t.Context(), b, time.Now(), func() (pkcs11.ObjectHandle, error) { panic("in the library") })
+	}()
+	e, err := c.get(t.Context(), b, time.Now(), h.make)
+	if err != nil {
+		t.Fatalf("after a panic: %v", err)
+	}
+	c.put(e)
+}

@@ -151,10 +151,11 @@ func childPartner(dir string) error {
 	return errors.Join(json.NewEncoder(os.Stdout).Encode(ours), t.Close())
 }
 
-// Processes that are killed at any moment of the first start leave a folder that the next one can go on with.
-func TestKilledInit(t *testing.T) {
-	for after := time.Duration(0); after < 24*time.Millisecond; after += time.Millisecond {
-		dir := t.TempDir()
+// A process that is killed at any moment of a first or a later start leaves a folder that the next one can go on with,
+// and the keys made before.
+func TestKilledStart(t *testing.T) {
+	kill := func(dir string, after time.Duration) {
+		t.Helper()
 		cmd := child(t, "make", dir)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -169,14 +170,57 @@ func TestKilledInit(t *testing.T) {
 		time.Sleep(after)
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // killed, or done before
-		found, err := filepath.Glob(filepath.Join(dir, "token*", "objects", "*", "*.object"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("killed after %v, with %d objects", after, len(found))
+	}
+	start := func(dir string, after time.Duration) {
+		t.Helper()
 		if out, err := child(t, "make", dir).CombinedOutput(); err != nil {
 			t.Errorf("killed after %v: %v: %s", after, err, out)
 		}
+	}
+	old := t.TempDir()
+	start(old, 0)
+	for after := time.Duration(0); after < 20*time.Millisecond; after += time.Millisecond {
+		fresh := t.TempDir()
+		kill(fresh, after)
+		start(fresh, after)
+		kill(old, after/4)
+		start(old, after/4)
+	}
+}
+
+// The same, at the very moment that SoftHSM has no file of the token, or half of one.
+func TestDamagedTokenFile(t *testing.T) {
+	dir := t.TempDir()
+	if out, err := child(t, "make", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "token", "objects", "*", softHSMTokenFile))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("files %v, %v", files, err)
+	}
+	good, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, bad := range map[string][]byte{
+		"empty": {}, "half": good[:len(good)/2], "zeros": make([]byte, len(good)), "zeros at the end": append(good[:200:200], make([]byte, len(good)-200)...),
+	} {
+		if err := os.WriteFile(files[0], bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := child(t, "make", dir).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", name, err, out)
+		}
+	}
+	if err := os.Remove(files[0]); err != nil {
+		t.Fatal(err)
+	}
+	half := filepath.Join(dir, "token", "saved", filepath.Base(filepath.Dir(files[0]))+nextSuffix)
+	if err := os.WriteFile(half, good[:100], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := child(t, "make", dir).CombinedOutput(); err != nil {
+		t.Errorf("gone: %v: %s", err, out)
 	}
 }
 
@@ -200,6 +244,7 @@ func TestInitAtOnce(t *testing.T) {
 	}
 }
 
+// childMake starts as a server does. What the first one encrypted, all later ones must decrypt.
 func childMake(dir string) error {
 	fmt.Println("start") //nolint:forbidigo // to the parent
 	s := &store{}
@@ -207,7 +252,17 @@ func childMake(dir string) error {
 	if err != nil {
 		return err
 	}
-	x, err := newExchange(t, s, info)
+	first := filepath.Join(dir, "first.json")
+	var x exchange
+	stored, err := os.ReadFile(first) //nolint:gosec // a test's folder
+	if err == nil {
+		err = json.Unmarshal(stored, &x)
+	} else if x, err = newExchange(t, s, info); err == nil {
+		if stored, err = json.Marshal(x); err == nil {
+			own := fmt.Sprintf("%s.%d", first, os.Getpid())
+			err = errors.Join(os.WriteFile(own, stored, 0o600), os.Rename(own, first))
+		}
+	}
 	if err == nil {
 		err = x.decrypt(t, s)
 	}

@@ -143,20 +143,30 @@ func (c *conn) with(ctx context.Context, until time.Time, f func(s pkcs11.Sessio
 	if err != nil {
 		return err
 	}
-	if err = f(s); err == nil {
-		c.sessions <- s
-		return nil
-	}
-	if end := c.raw.CloseSession(s); end != nil {
+	well := false
+	defer func() { // also if f panics
+		if well {
+			c.sessions <- s
+		} else {
+			c.replace(s)
+		}
+	}()
+	err = f(s)
+	well = err == nil
+	return err
+}
+
+// replace puts a new session in the place of s.
+func (c *conn) replace(s pkcs11.SessionHandle) {
+	if err := c.raw.CloseSession(s); err != nil {
 		c.broken.Store(true) // it stays open in the token: only a new epoch gets rid of it
 	}
-	next, again := c.raw.OpenSession(c.slot, sessionFlags)
-	if again != nil {
+	next, err := c.raw.OpenSession(c.slot, sessionFlags)
+	if err != nil {
 		c.broken.Store(true)
-		return err
+		return
 	}
 	c.sessions <- next
-	return err
 }
 
 // unwrapping lends an owner session to f, which makes at most one call.

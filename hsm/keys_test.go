@@ -359,3 +359,22 @@ func TestCancelled(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A panic, as miekg/pkcs11 has for some inputs, costs neither the session nor the epoch.
+func TestPanicInside(t *testing.T) {
+	sessions := len(shared.conn.sessions)
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		inside(t, func(*conn, pkcs11.SessionHandle, *root) error { panic("in the library") })
+	}()
+	shared.mu.Lock()
+	leases := shared.conn.leases
+	shared.mu.Unlock()
+	if len(shared.conn.sessions) != sessions || leases != 0 {
+		t.Errorf("%d of %d sessions, %d leases", len(shared.conn.sessions), sessions, leases)
+	}
+}

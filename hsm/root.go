@@ -238,8 +238,12 @@ func (t *Token) liveRoots() []RootInfo {
 }
 
 // Health proves that the token answers, is logged in, and has every verified root. It costs about as much as ten
-// encryptions. A token without them is taken out of use until they are back, and says ErrTokenChanged.
+// encryptions. A token without them is taken out of use until they are back, and says ErrTokenChanged. While the token is
+// away it does not wait, but says why at once.
 func (t *Token) Health(ctx context.Context) error {
+	if err := t.whyAway(); err != nil {
+		return err
+	}
 	live := t.liveRoots()
 	return t.do(ctx, opHealth, func(ctx context.Context, c *conn, until time.Time) error {
 		if err := c.alive(ctx, until); err != nil {

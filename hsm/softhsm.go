@@ -31,8 +31,8 @@ const (
 // the file token/pin (0600); the security officer's PIN is thrown away, so a lost PIN can't be replaced, by nobody.
 //
 // It points SOFTHSM2_CONF of this process to dir, which SoftHSM reads when it is opened: a process has one such token.
-// A process that dies half-way leaves nothing that the next one stumbles over, several may start at a time, and the
-// folder may be moved or copied while no process uses it.
+// A process that dies half-way, here or later, leaves nothing that the next call does not put right; several may start
+// at a time; the folder may be moved or copied while no process uses it.
 func InitSoftHSM(ctx context.Context, dir, module string) (Config, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -58,6 +58,12 @@ func InitSoftHSM(ctx context.Context, dir, module string) (Config, error) {
 		}
 	case err != nil:
 		return Config{}, fmt.Errorf("looking for the token: %w", err)
+	}
+	if err := repairTokenFiles(ctx, token); err != nil {
+		return Config{}, fmt.Errorf("checking the token's files: %w", err)
+	}
+	if err := saveTokenFiles(token); err != nil {
+		return Config{}, fmt.Errorf("copying the token's files: %w", err)
 	}
 	pin, err := os.ReadFile(filepath.Join(token, softHSMPIN)) //nolint:gosec // our own folder
 	if err != nil {
@@ -93,6 +99,9 @@ func stageSoftHSM(ctx context.Context, dir, module string) error {
 		return err
 	}
 	if err := initToken(ctx, module, pin); err != nil {
+		return err
+	}
+	if err := saveTokenFiles(staging); err != nil {
 		return err
 	}
 	if err := syncTree(staging); err != nil {
@@ -160,11 +169,7 @@ func useSoftHSM(dir, objects string) error {
 	conf := "# Written by keyledger at every start.\n" +
 		"directories.tokendir = " + objects + "\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n"
 	if old, err := os.ReadFile(path); err != nil || string(old) != conf { //nolint:gosec // our own folder
-		next := path + ".new"
-		if err := os.WriteFile(next, []byte(conf), 0o600); err != nil {
-			return fmt.Errorf("writing the SoftHSM configuration: %w", err)
-		}
-		if err := os.Rename(next, path); err != nil {
+		if err := replaceFile(path, []byte(conf)); err != nil {
 			return fmt.Errorf("writing the SoftHSM configuration: %w", err)
 		}
 	}

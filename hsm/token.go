@@ -311,6 +311,16 @@ func (t *Token) tryLease() *conn {
 	return t.conn
 }
 
+// whyAway is nil while there is an epoch.
+func (t *Token) whyAway() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.conn != nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, t.away)
+}
+
 func (t *Token) cacheStats() (cacheStats, int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -331,16 +341,10 @@ func (t *Token) do(ctx context.Context, op operation, f func(ctx context.Context
 	defer func() { t.inst.end(ctx, op, start, span, err) }()
 	until := start.Add(t.cfg.Wait)
 	for try := 1; ; try++ {
-		if err := bounded(ctx, "starting"); err != nil {
+		if err := bounded(ctx, "asking the token"); err != nil {
 			return err
 		}
-		c, err := t.lease(ctx, until)
-		if err != nil {
-			return err
-		}
-		err = f(ctx, c, until)
-		what := t.judge(ctx, c, err, until)
-		t.release(c)
+		what, err := t.attempt(ctx, until, f)
 		switch what {
 		case ours:
 			return answer(err)
@@ -352,6 +356,17 @@ func (t *Token) do(ctx context.Context, op operation, f func(ctx context.Context
 			return fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 	}
+}
+
+// attempt runs f once, in an epoch that lasts for as long.
+func (t *Token) attempt(ctx context.Context, until time.Time, f func(ctx context.Context, c *conn, until time.Time) error) (class, error) {
+	c, err := t.lease(ctx, until)
+	if err != nil {
+		return ours, err
+	}
+	defer t.release(c) // also if f panics: else the epoch could never end
+	err = f(ctx, c, until)
+	return t.judge(ctx, c, err, until), err
 }
 
 // judge decides what follows from the outcome of an operation, and acts on the epoch.
