@@ -88,7 +88,11 @@ func Main(args []string) error {
 	if err != nil {
 		return err
 	}
-	p, err := openPool(lib, cfg.connections, engineArgs(cfg)...)
+	dir, err := filepath.Abs(dataFolder) // with a relative path the engine can't sync its folders
+	if err != nil {
+		return err
+	}
+	p, err := openPool(lib, cfg.connections, engineArgs(dir, cfg)...)
 	if err != nil {
 		return err
 	}
@@ -158,9 +162,9 @@ func serve(listener net.Listener, h *handler) error {
 }
 
 // engineArgs are the engine's settings. Its own defaults are made for a machine that it has to itself.
-func engineArgs(cfg childConfig) []string {
+func engineArgs(dir string, cfg childConfig) []string {
 	return []string{
-		"--path=" + dataFolder,
+		"--path=" + dir,
 		"--max_server_memory_usage=" + strconv.FormatInt(cfg.memoryLimit, 10),
 		"--mark_cache_size=" + strconv.FormatInt(cfg.memoryLimit/12, 10),
 		"--index_mark_cache_size=" + strconv.FormatInt(cfg.memoryLimit/24, 10),
