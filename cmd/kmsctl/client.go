@@ -33,7 +33,8 @@ type client struct {
 	kmsv1connect.ActivityServiceClient
 	kmsv1connect.SystemServiceClient
 	addr    string
-	timeout time.Duration // of one call, with its repetitions
+	timeout time.Duration                    // of one call, with its repetitions
+	remark  func(format string, args ...any) // tells a person why it takes long
 }
 
 // client makes the client that the flags ask for. It doesn't call the server.
@@ -76,6 +77,7 @@ func (s *session) client() (*client, error) {
 		SystemServiceClient:   kmsv1connect.NewSystemServiceClient(hc, addr, asks),
 		addr:                  addr,
 		timeout:               f.Timeout,
+		remark:                s.remark,
 	}, nil
 }
 

@@ -44,7 +44,7 @@ func call[Request, Response any](
 		if !again {
 			return nil, err
 		}
-		if attempt == maxAttempts || !wait(within, max(delay, backoff(attempt))) {
+		if attempt == maxAttempts || !c.wait(within, max(delay, backoff(attempt)), err) {
 			if reached {
 				return nil, unanswered(err, req)
 			}
@@ -117,10 +117,14 @@ func backoff(n int) time.Duration {
 	return d/2 + rand.N(d/2) //nolint:gosec // spreading needs no secrets
 }
 
-// wait reports whether d went by before ctx ended. It doesn't begin to wait for what ctx leaves no time for.
-func wait(ctx context.Context, d time.Duration) bool {
+// wait reports whether d went by before ctx ended. It doesn't begin to wait for what ctx leaves no time for, and tells
+// why it waits if that takes long enough to be noticed.
+func (c *client) wait(ctx context.Context, d time.Duration, why error) bool {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
 		return false
+	}
+	if d >= time.Second {
+		c.remark("kmsctl: %s; trying again in %s", describe(why), d.Round(time.Second))
 	}
 	select {
 	case <-ctx.Done():

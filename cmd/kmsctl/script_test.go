@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,17 +30,22 @@ const (
 	patience      = time.Minute
 )
 
-// TestScripts tells what the client does to a server, the real one, which all scripts share. Each has a project of its
-// own in it, named as the script.
-func TestScripts(t *testing.T) {
-	addr, keyFile := startServer(t)
+// TestServer tells what the client does to a server, the real one.
+func TestServer(t *testing.T) {
+	s := startServer(t)
+	t.Run("readme", func(t *testing.T) { testReadme(t, s) })
+	t.Run("scripts", func(t *testing.T) { testScripts(t, s) })
+}
+
+// testScripts runs the scripts in testdata. Each has a project of its own in the server, named as the script.
+func testScripts(t *testing.T, s server) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("KMS_ADDR", addr)
-			e.Setenv("KMS_TOKEN_FILE", keyFile)
+			e.Setenv("KMS_ADDR", s.addr)
+			e.Setenv("KMS_TOKEN_FILE", filepath.Join(s.dir, "data", "admin.key"))
 			e.Setenv("KMS_PROJECT", strings.TrimPrefix(filepath.Base(e.WorkDir), "script-"))
 			return nil
 		},
@@ -112,25 +118,24 @@ func same(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// startServer builds and starts the server on an empty folder. It returns its address and the file with the admin's key.
-func startServer(t *testing.T) (addr, keyFile string) {
+// server is a running one, in a folder as make leaves it: bin has the programs, data what the server keeps.
+type server struct{ dir, addr string }
+
+// startServer builds the programs and starts the server on an empty data folder.
+func startServer(t *testing.T) server {
 	t.Helper()
 	dir := t.TempDir()
-	data := filepath.Join(dir, "data")
 	ctx, cancel := context.WithTimeout(t.Context(), startPatience)
 	defer cancel()
-	binary := filepath.Join(dir, "kms")
-	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", binary, "github.com/keyledger/kms/cmd/kms")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building the server: %v\n%s", err, out)
-	}
+	build(ctx, t, dir, "kms", "1")
+	build(ctx, t, dir, "kmsctl", "0")
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { showLog(t, log) })
-	cmd := exec.Command(binary, "serve", "--data", data, "--listen", "127.0.0.1:0", "--location", "local")
-	cmd.Env = serverEnv(os.Environ())
+	cmd := exec.Command(filepath.Join(dir, "bin", "kms"), "serve", "--data", filepath.Join(dir, "data"), "--listen", "127.0.0.1:0")
+	cmd.Env = cleanEnv()
 	cmd.Stderr = log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	stdout, err := cmd.StdoutPipe()
@@ -140,48 +145,52 @@ func startServer(t *testing.T) (addr, keyFile string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { stopServer(t, cmd) })
-	found := make(chan string, 1)
+	found, ended := make(chan string, 1), make(chan struct{})
 	go func() {
-		defer close(found)
-		lines := bufio.NewScanner(stdout)
-		for lines.Scan() {
-			if at, ok := strings.CutPrefix(lines.Text(), "listening on "); ok {
-				found <- at
+		defer close(ended)
+		for lines := bufio.NewScanner(stdout); lines.Scan(); {
+			if addr, ok := strings.CutPrefix(lines.Text(), "listening on "); ok {
+				found <- addr
 			}
 		}
 	}()
+	t.Cleanup(func() { stopServer(t, cmd, ended) })
 	select {
-	case addr, ok := <-found:
-		if !ok {
-			t.Fatal("the server ended before it was listening")
-		}
-		return addr, filepath.Join(data, "admin.key")
+	case addr := <-found:
+		return server{dir, addr}
+	case <-ended:
+		t.Fatal("the server ended before it was listening")
 	case <-ctx.Done():
 		t.Fatal("the server did not say in time where it listens")
 	}
-	return "", ""
+	return server{}
 }
 
-// serverEnv is the environment less what would configure the server, or send telemetry.
-func serverEnv(env []string) []string {
-	var kept []string
-	for _, e := range env {
-		if !strings.HasPrefix(e, "OTEL_") && (!strings.HasPrefix(e, "KMS_") || strings.HasPrefix(e, "KMS_CACHE=")) {
-			kept = append(kept, e)
-		}
-	}
-	return kept
-}
-
-// stopServer ends the server as an operator would, and wants it to end well.
-func stopServer(t *testing.T, cmd *exec.Cmd) {
+func build(ctx context.Context, t *testing.T, dir, name, cgo string) {
 	t.Helper()
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", filepath.Join(dir, "bin", name), "github.com/keyledger/kms/cmd/"+name)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building %s: %v\n%s", name, err, out)
+	}
+}
+
+// cleanEnv is the environment less what would configure the programs, or send telemetry.
+func cleanEnv() []string {
+	return slices.DeleteFunc(os.Environ(), func(e string) bool {
+		return strings.HasPrefix(e, "OTEL_") || (strings.HasPrefix(e, "KMS_") && !strings.HasPrefix(e, "KMS_CACHE=") && !strings.HasPrefix(e, "KMS_LIBCHDB="))
+	})
+}
+
+// stopServer ends the server as an operator would, and wants it to end well. ended is closed when its output is read.
+func stopServer(t *testing.T, cmd *exec.Cmd, ended <-chan struct{}) {
+	t.Helper()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("stopping the server: %v", err)
 	}
 	kill := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
 	defer kill.Stop()
+	<-ended
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("the server ended with %v", err)
 	}
