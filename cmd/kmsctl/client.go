@@ -111,7 +111,7 @@ func (s *session) credential() (string, error) {
 		if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
 			s.remark("kmsctl: others can read the credential in %s: chmod 600 it", file)
 		}
-		b, err := os.ReadFile(file) //nolint:gosec // the caller says which file
+		b, err := os.ReadFile(file)
 		if err != nil {
 			return "", fmt.Errorf("reading the credential: %w", err)
 		}
@@ -130,7 +130,7 @@ func (s *session) credential() (string, error) {
 }
 
 func readCertificates(file string) (*x509.CertPool, error) {
-	b, err := os.ReadFile(file) //nolint:gosec // the caller says which file
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading the certificates to trust: %w", err)
 	}

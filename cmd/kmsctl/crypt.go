@@ -35,7 +35,7 @@ func textOrFile(text, file string) ([]byte, error) {
 	if file == "" {
 		return []byte(text), nil
 	}
-	b, err := os.ReadFile(file) //nolint:gosec // the caller says which file
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading the additional data: %w", err)
 	}

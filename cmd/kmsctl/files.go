@@ -24,7 +24,7 @@ type streams struct {
 }
 
 func standardStreams() streams {
-	terminal := func(f *os.File) bool { return term.IsTerminal(int(f.Fd())) } //nolint:gosec // a descriptor is a small number
+	terminal := func(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 	return streams{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
 		inTerminal: terminal(os.Stdin), outTerminal: terminal(os.Stdout), errTerminal: terminal(os.Stderr),
@@ -54,7 +54,7 @@ func (s *session) open(ctx context.Context, path string) (*inputFile, error) {
 	if path == "" || path == "-" {
 		return &inputFile{Reader: s.input(ctx), close: func() error { return nil }, size: -1}, nil
 	}
-	f, err := os.Open(path) //nolint:gosec // the caller says which file
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the input: %w", err)
 	}
@@ -104,7 +104,7 @@ func (s *session) create(path string, perm fs.FileMode) (*outputFile, error) {
 	case info.IsDir():
 		return nil, fmt.Errorf("opening the output: %s is a folder", path)
 	case !info.Mode().IsRegular(): // a device or a pipe can't be replaced
-		f, err := os.OpenFile(path, os.O_WRONLY, 0) //nolint:gosec // the caller says which file
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
 			return nil, fmt.Errorf("opening the output: %w", err)
 		}
@@ -113,7 +113,7 @@ func (s *session) create(path string, perm fs.FileMode) (*outputFile, error) {
 		perm = info.Mode().Perm()
 	}
 	temp := path + "." + rand.Text() + ".part"
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm) //nolint:gosec // the caller says which file
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
 	if err != nil {
 		return nil, fmt.Errorf("opening the output: %w", err)
 	}

@@ -83,7 +83,7 @@ func (f pageFlags) pages(limit int, next func(size int32, token string) (int, st
 		if limit > 0 {
 			size = min(size, limit-got)
 		}
-		n, following, err := next(int32(size), token) //nolint:gosec // at most maxPage
+		n, following, err := next(int32(size), token)
 		if err != nil {
 			return err
 		}

@@ -31,6 +31,7 @@ refused() {
 
 // testReadme runs the commands of the README as they stand there.
 func testReadme(t *testing.T, s server) {
+	t.Helper()
 	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
 	if err != nil {
 		t.Fatal(err)

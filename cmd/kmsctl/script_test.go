@@ -39,6 +39,7 @@ func TestServer(t *testing.T) {
 
 // testScripts runs the scripts in testdata. Each has a project of its own in the server, named as the script.
 func testScripts(t *testing.T, s server) {
+	t.Helper()
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,

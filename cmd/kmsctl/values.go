@@ -72,11 +72,11 @@ func parsePeriod(s string) (time.Duration, error) {
 		if !ok {
 			continue
 		}
-		n, err := strconv.ParseUint(count, 10, 31)
-		if err != nil || n > uint64(math.MaxInt64/length) {
+		n, err := strconv.ParseInt(count, 10, 32)
+		if err != nil || n < 0 || n > int64(math.MaxInt64/length) {
 			return 0, fmt.Errorf("%q is not a time like 90m, 36h, 7d or 2w", s)
 		}
-		return time.Duration(n) * length, nil //nolint:gosec // n has 31 bits
+		return time.Duration(n) * length, nil
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d < 0 {

@@ -140,7 +140,7 @@ func (h Header) AppendBinary(b []byte) ([]byte, error) {
 		return b, fmt.Errorf("the encrypted data key must have 1 to %d bytes, not %d", maxEncryptedDataKey, n)
 	}
 	b = append(b, h.fixed()...)
-	b = binary.BigEndian.AppendUint16(b, uint16(n)) //nolint:gosec // n is at most 4,096
+	b = binary.BigEndian.AppendUint16(b, uint16(n))
 	return append(b, h.EncryptedDataKey...), nil
 }
 
