@@ -22,6 +22,14 @@ import (
 // listen starts a real server that is reached over loopback, as an external one is.
 func listen(t testing.TB, change func(*server.Options)) *server.Server {
 	t.Helper()
+	srv := launch(t, change)
+	waitListening(t, srv)
+	return srv
+}
+
+// launch is listen without waiting until the server is ready.
+func launch(t testing.TB, change func(*server.Options)) *server.Server {
+	t.Helper()
 	opts := &server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), SyncAlways: true, NoSigs: true, NoLog: true,
 		JetStreamMaxStore: 1 << 50,
@@ -38,10 +46,14 @@ func listen(t testing.TB, change func(*server.Options)) *server.Server {
 		srv.Shutdown()
 		srv.WaitForShutdown()
 	})
-	if !srv.ReadyForConnections(10 * time.Second) {
+	return srv
+}
+
+func waitListening(t testing.TB, srv *server.Server) {
+	t.Helper()
+	if !srv.ReadyForConnections(20 * time.Second) {
 		t.Fatal("the NATS server does not start")
 	}
-	return srv
 }
 
 // openExternal opens a store on an external server, provisions and verifies it.
