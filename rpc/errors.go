@@ -81,6 +81,7 @@ var answers = map[domain.Reason]answer{
 	domain.ReasonStoreFull:        {code: connect.CodeUnavailable, retry: time.Minute},
 	domain.ReasonTokenUnavailable: {code: connect.CodeUnavailable, retry: 2 * time.Second},
 	domain.ReasonStaleProjection:  {code: connect.CodeUnavailable, retry: time.Second},
+	domain.ReasonStoreAway:        {code: connect.CodeUnavailable, retry: 2 * time.Second},
 	domain.ReasonClockBehind:      {code: connect.CodeUnavailable, retry: 5 * time.Second},
 	domain.ReasonActivityAway:     {code: connect.CodeUnavailable, retry: 5 * time.Second},
 

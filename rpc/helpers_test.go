@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-func (s *served) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(s.logs, nil)) }
+func (s *served) logger() *slog.Logger { return slog.New(slog.NewJSONHandler(s.log, nil)) }
 
 type certificate struct {
 	tls  tls.Certificate

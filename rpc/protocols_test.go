@@ -167,7 +167,7 @@ func TestUnavailableSaysWhenToRetry(t *testing.T) {
 	if strings.Contains(err.Error(), "offline") {
 		t.Error("the caller was told the cause")
 	}
-	if !strings.Contains(s.logs.String(), "stream offline") {
+	if !strings.Contains(s.log.String(), "stream offline") {
 		t.Error("the cause is not in the log")
 	}
 	a := s.send(t, "POST", "/api/v1/"+keyPath+":encrypt", "{}")
@@ -190,7 +190,7 @@ func TestUnknownErrorsStayInside(t *testing.T) {
 		if id == "" {
 			id = info.ResponseTrailer().Get("Kms-Request-Id")
 		}
-		if log := s.logs.String(); !strings.Contains(log, "PIN 1234 is wrong") || id == "" || !strings.Contains(log, id) {
+		if log := s.log.String(); !strings.Contains(log, "PIN 1234 is wrong") || id == "" || !strings.Contains(log, id) {
 			t.Errorf("log = %s, want the cause and request id %q", log, id)
 		}
 	})
@@ -204,7 +204,7 @@ func TestPanicsAreInternalErrors(t *testing.T) {
 		if connect.CodeOf(err) != connect.CodeInternal || reasonOf(t, err) != "INTERNAL" || strings.Contains(err.Error(), "42") {
 			t.Errorf("error = %v", err)
 		}
-		if log := s.logs.String(); !strings.Contains(log, "boom") || !strings.Contains(log, "RotateKey") {
+		if log := s.log.String(); !strings.Contains(log, "boom") || !strings.Contains(log, "RotateKey") {
 			t.Errorf("log = %s", log)
 		}
 		if recorded := s.recorded(); len(recorded) != 1 || recorded[0].err.Reason != domain.ReasonInternal {

@@ -105,7 +105,7 @@ func TestUndecodableIsRecordedWithoutItsText(t *testing.T) {
 	if got := recorded[0].read.Ref.String(); got != keyPath {
 		t.Errorf("the record names %q, want the key of the path", got)
 	}
-	if strings.Contains(s.logs.String(), "secret") {
+	if strings.Contains(s.log.String(), "secret") {
 		t.Error("the server's log has the request's text")
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -102,7 +103,7 @@ func New(cfg Config) (*Server, error) {
 	if s.methods, err = methodsByProcedure(); err != nil {
 		return nil, err
 	}
-	if s.validator, err = newValidator(s.methods); err != nil {
+	if s.validator, err = requestValidator(); err != nil {
 		return nil, err
 	}
 	if s.instruments, err = newInstruments(cfg.MeterProvider.Meter("github.com/keyledger/kms/rpc")); err != nil {
@@ -161,23 +162,25 @@ func (s *Server) handlerOptions() ([]connect.HandlerOption, error) {
 	}, nil
 }
 
-// newValidator compiles the rules of all requests at once, so that a mistake in one is found at start and no request pays
-// for compiling.
-func newValidator(methods map[string]*method) (protovalidate.Validator, error) {
-	messages := make([]proto.Message, 0, len(methods))
-	for _, m := range methods {
-		t, err := protoregistry.GlobalTypes.FindMessageByName(m.descriptor.Input().FullName())
-		if err != nil {
-			return nil, fmt.Errorf("looking up the request of %s: %w", m.procedure, err)
+// requestValidator compiles the rules of all requests at once, so that a mistake in one is found at start and no request
+// pays for compiling. The rules are fixed in the proto files: one validator does for every Server of the process.
+var requestValidator = sync.OnceValues(func() (protovalidate.Validator, error) {
+	var messages []proto.Message
+	for _, service := range services() {
+		for i := range service.Methods().Len() {
+			t, err := protoregistry.GlobalTypes.FindMessageByName(service.Methods().Get(i).Input().FullName())
+			if err != nil {
+				return nil, fmt.Errorf("looking up the request of %s: %w", service.Methods().Get(i).FullName(), err)
+			}
+			messages = append(messages, t.New().Interface())
 		}
-		messages = append(messages, t.New().Interface())
 	}
 	validator, err := protovalidate.New(protovalidate.WithMessages(messages...))
 	if err != nil {
 		return nil, fmt.Errorf("compiling the rules of requests: %w", err)
 	}
 	return validator, nil
-}
+})
 
 // service is one mounted service.
 type service struct {

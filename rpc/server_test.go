@@ -230,18 +230,18 @@ type served struct {
 	*site
 	url     string
 	handler *rpc.Server
-	logs    *syncBuffer
+	log     *syncBuffer
 }
 
 // serve starts the whole edge before a site.
 func serve(t *testing.T, change ...func(*rpc.Config)) *served {
 	t.Helper()
-	s := &served{site: &site{}, logs: new(syncBuffer)}
+	s := &served{site: &site{}, log: new(syncBuffer)}
 	cfg := rpc.Config{
 		Commands: s.site, Keys: s.site, Activity: s.site, Authenticator: rpc.AdminKey(sha256.Sum256([]byte(adminKey))),
 		ServerInfo: func(context.Context) (rpc.ServerInfo, error) { return rpc.ServerInfo{Version: "v-test"}, nil },
 		Location:   "local", Lineage: domain.UID{7}, PageTokenKey: bytes.Repeat([]byte{1}, 32),
-		Log: slog.New(slog.NewJSONHandler(s.logs, nil)),
+		Log: slog.New(slog.NewJSONHandler(s.log, nil)),
 	}
 	for _, c := range change {
 		c(&cfg)
