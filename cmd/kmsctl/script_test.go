@@ -34,6 +34,7 @@ const (
 func TestServer(t *testing.T) {
 	s := startServer(t)
 	t.Run("readme", func(t *testing.T) { testReadme(t, s) })
+	t.Run("interrupt", func(t *testing.T) { testInterrupt(t, s) })
 	t.Run("scripts", func(t *testing.T) { testScripts(t, s) })
 }
 
