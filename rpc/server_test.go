@@ -233,8 +233,8 @@ type served struct {
 	log     *syncBuffer
 }
 
-// serve starts the whole edge before a site.
-func serve(t *testing.T, change ...func(*rpc.Config)) *served {
+// newServer builds the whole edge before a site.
+func newServer(t testing.TB, change ...func(*rpc.Config)) *served {
 	t.Helper()
 	s := &served{site: &site{}, log: new(syncBuffer)}
 	cfg := rpc.Config{
@@ -250,11 +250,18 @@ func serve(t *testing.T, change ...func(*rpc.Config)) *served {
 	if s.handler, err = rpc.New(cfg); err != nil {
 		t.Fatal(err)
 	}
+	return s
+}
+
+// serve is newServer, listening.
+func serve(t *testing.T, change ...func(*rpc.Config)) *served {
+	t.Helper()
+	s := newServer(t, change...)
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := rpc.NewHTTPServer("", s.handler, nil, cfg.Log)
+	server := rpc.NewHTTPServer("", s.handler, nil, s.logger())
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -1,0 +1,46 @@
+package rpc_test
+
+import (
+	"bytes"
+	"context"
+	"net/http/httptest"
+	"testing"
+
+	"go.opentelemetry.io/otel/sdk/metric"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keyledger/kms/commands"
+	"github.com/keyledger/kms/domain"
+	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
+	"github.com/keyledger/kms/rpc"
+)
+
+// fast answers at once, so that what is measured is the edge.
+type fast struct{ *site }
+
+func (fast) Encrypt(_ context.Context, _ domain.Caller, r commands.EncryptRequest) (commands.EncryptResult, error) {
+	return commands.EncryptResult{Ciphertext: r.Plaintext, Name: r.Ref.Name, Version: 1}, nil
+}
+
+// BenchmarkEdge is what the edge costs per Encrypt, without the HTTP server and the network.
+func BenchmarkEdge(b *testing.B) {
+	s := newServer(b, func(c *rpc.Config) {
+		c.Commands = fast{c.Commands.(*site)}
+		c.MeterProvider = metric.NewMeterProvider(metric.WithReader(metric.NewManualReader()))
+	})
+	message, err := proto.Marshal(&kmsv1.EncryptRequest{Name: keyPath, Plaintext: make([]byte, 32)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		r := httptest.NewRequest("POST", "/kms.v1.CryptoService/Encrypt", bytes.NewReader(message))
+		r.Header.Set("Content-Type", "application/proto")
+		r.Header.Set("Authorization", "Bearer "+adminKey)
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, r)
+		if w.Code != 200 {
+			b.Fatal(w.Code, w.Body.String())
+		}
+	}
+}
