@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -76,25 +78,45 @@ func (b *bench) measure(ctx context.Context, operation string, callers int) (res
 	if err != nil {
 		return result{}, err
 	}
-	if err := b.server.drained(ctx); err != nil {
+	if _, err := b.server.drained(ctx); err != nil {
 		return result{}, err
 	}
 	cpu, size, err := b.server.usage()
 	if err != nil {
 		return result{}, err
 	}
+	profiled := b.profile(ctx, fmt.Sprintf("%s-%d.pprof", operation, callers))
 	r, err := closedLoop(ctx, b.server, callers, b.Duration, requests)
-	if err != nil {
+	if err := errors.Join(err, <-profiled); err != nil {
 		return result{}, err
 	}
 	end := time.Now()
-	if err := b.server.drained(ctx); err != nil {
+	drained, err := b.server.drained(ctx)
+	if err != nil {
 		return result{}, err
 	}
-	r.drain = time.Since(end)
+	r.drain = max(0, drained.Sub(end))
 	cpuAfter, sizeAfter, err := b.server.usage()
 	r.cpu, r.grown = cpuAfter-cpu, sizeAfter-size
 	return r, err
+}
+
+// profile takes a CPU profile of the server during a measurement, if that is asked for.
+func (b *bench) profile(ctx context.Context, name string) <-chan error {
+	done := make(chan error, 1)
+	if b.Profile == "" {
+		close(done)
+		return done
+	}
+	go func() {
+		seconds := max(1, int(b.Duration.Seconds())-1)
+		page, err := fetch(ctx, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", b.server.debug, seconds))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(b.Profile, name), page, 0o600)
+		}
+		done <- err
+	}()
+	return done
 }
 
 const (
@@ -187,7 +209,7 @@ func (b *bench) start(ctx context.Context) error {
 		return err
 	}
 	defer os.RemoveAll(empty) //nolint:errcheck // a temporary folder; the measurement stands
-	s, err := startServer(ctx, b.KMS, empty)
+	s, err := startServer(ctx, b.KMS, empty, false)
 	if err != nil {
 		return err
 	}
@@ -221,10 +243,10 @@ func (b *bench) start(ctx context.Context) error {
 		if err := s.stop(); err != nil {
 			return err
 		}
-		if s, err = startServer(ctx, b.KMS, empty); err != nil {
+		if s, err = startServer(ctx, b.KMS, empty, false); err != nil {
 			return err
 		}
-		if err := s.drained(ctx); err != nil {
+		if _, err := s.drained(ctx); err != nil {
 			return err
 		}
 		time.Sleep(5 * time.Second) // idle

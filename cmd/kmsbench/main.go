@@ -27,7 +27,7 @@ type cli struct {
 	Only     string        `help:"Operations to measure, separated by commas; empty: all." placeholder:"OPS"`
 	Versions int           `help:"How far to rotate one key, to see whether rotating gets slower." default:"10000"`
 	Keys     int           `help:"How many keys to make for the start-up and memory measurements." default:"100000"`
-	Profile  string        `help:"Write a CPU profile of the server under Encrypt at the largest number of callers to this file (needs a server with KMS_PPROF)." type:"path"`
+	Profile  string        `help:"Folder for CPU profiles of the server, one of each measurement's last round." type:"path"`
 }
 
 func main() {
@@ -59,7 +59,7 @@ func (c cli) run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	s, err := startServer(ctx, c.KMS, dir)
+	s, err := startServer(ctx, c.KMS, dir, c.Profile != "")
 	if err != nil {
 		return err
 	}

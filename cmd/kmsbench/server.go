@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,20 +26,35 @@ type server struct {
 	url     string
 	address string
 	token   string
+	debug   string        // address of its profiles; empty: none
 	ready   time.Duration // from the start of the process to its first good /readyz
 }
 
 const (
 	startTimeout = time.Minute
 	drainTimeout = 5 * time.Minute
+	// drainQuiet is how long nothing must come in any more, since the lag is known to the server a little late only.
+	drainQuiet = 1500 * time.Millisecond
 	// clockTicks is the unit of /proc/PID/stat, USER_HZ, which is 100 on every Linux.
 	clockTicks = 100
 )
 
 // startServer starts kms on a data folder and waits until it is ready.
-func startServer(ctx context.Context, binary, dir string) (*server, error) {
+func startServer(ctx context.Context, binary, dir string, profiles bool) (*server, error) {
 	s := &server{data: filepath.Join(dir, "data")}
-	s.cmd = exec.CommandContext(ctx, binary, "serve", "--data", s.data, "--listen", "127.0.0.1:0", "--log-level", "warn") //nolint:gosec // the binary to measure
+	args := []string{"serve", "--data", s.data, "--listen", "127.0.0.1:0", "--log-level", "warn"}
+	if profiles {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		s.debug = l.Addr().String()
+		if err := l.Close(); err != nil {
+			return nil, err
+		}
+		args = append(args, "--debug-listen", s.debug)
+	}
+	s.cmd = exec.CommandContext(ctx, binary, args...) //nolint:gosec // the binary to measure
 	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
 	s.cmd.WaitDelay = 15 * time.Second
 	s.cmd.Stderr = os.Stderr
@@ -82,23 +98,26 @@ func startServer(ctx context.Context, binary, dir string) (*server, error) {
 }
 
 func (s *server) isReady(ctx context.Context) (bool, error) {
-	body, status, err := s.get(ctx, "/readyz")
-	_ = body
-	return err == nil && status == http.StatusOK, err
+	_, err := fetch(ctx, s.url+"/readyz")
+	return err == nil, err
 }
 
-func (s *server) get(ctx context.Context, path string) ([]byte, int, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+path, nil)
+// fetch returns a page, or an error if the answer is not 200.
+func fetch(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	defer res.Body.Close() //nolint:errcheck // read to its end
 	body, err := io.ReadAll(res.Body)
-	return body, res.StatusCode, err
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", url, res.Status)
+	}
+	return body, err
 }
 
 // stop ends the server as an operator would. Stopping twice is fine.
@@ -112,38 +131,38 @@ func (s *server) stop() error {
 	return s.cmd.Wait()
 }
 
-// drained waits until the activity database has every record.
-func (s *server) drained(ctx context.Context) error {
-	deadline := time.Now().Add(drainTimeout)
-	for time.Now().Before(deadline) {
-		page, _, err := s.get(ctx, "/metrics")
+// drained waits until the activity database has every record, and returns when that was.
+func (s *server) drained(ctx context.Context) (at time.Time, err error) {
+	var before float64
+	at = time.Now()
+	for deadline := at.Add(drainTimeout); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		page, err := fetch(ctx, s.url+"/metrics")
 		if err != nil {
-			return err
+			return at, err
 		}
-		if behind, found := backlog(page); found && behind == 0 {
-			return nil
+		behind, found := sum(page, "kms_projection_lag{")
+		rows, _ := sum(page, "kms_projection_rows_total")
+		if !found || behind > 0 || rows != before {
+			at, before = time.Now(), rows
+		} else if time.Since(at) > drainQuiet {
+			return at, nil
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
-	return errors.New("the activity log did not catch up")
+	return at, errors.New("the activity log did not catch up")
 }
 
-// backlogMetric is the number of messages of each stream that the activity database lacks.
-const backlogMetric = "kms_projection_lag_messages"
-
-func backlog(page []byte) (behind float64, found bool) {
+// sum adds the values of a metric over all its attributes.
+func sum(page []byte, metric string) (total float64, found bool) {
 	for line := range bytes.Lines(page) {
-		if !bytes.HasPrefix(line, []byte(backlogMetric)) {
+		if !bytes.HasPrefix(line, []byte(metric)) {
 			continue
 		}
 		fields := strings.Fields(string(line))
-		n, err := strconv.ParseFloat(fields[len(fields)-1], 64)
-		if err != nil {
-			return 0, false
+		if n, err := strconv.ParseFloat(fields[len(fields)-1], 64); err == nil {
+			total, found = total+n, true
 		}
-		behind, found = behind+n, true
 	}
-	return behind, found
+	return total, found
 }
 
 // usage returns the CPU time of the server and its children so far, and the size of its streams.

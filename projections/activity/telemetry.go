@@ -2,7 +2,6 @@ package activity
 
 import (
 	"context"
-	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -50,12 +49,8 @@ func newTelemetry(l *Log) (t telemetry, err error) {
 		defer l.mu.Unlock()
 		for _, p := range l.progress {
 			stream := metric.WithAttributes(attribute.String("stream", p.stream))
-			var behind float64
-			if p.head > p.seq && !p.stored.IsZero() {
-				behind = time.Since(p.stored).Seconds()
-			}
 			o.ObserveInt64(lag, int64(p.head-p.seq), stream) //nolint:gosec // never negative, see setProgress
-			o.ObserveFloat64(age, behind, stream)
+			o.ObserveFloat64(age, p.behind().Seconds(), stream)
 		}
 		return nil
 	}, lag, age)
