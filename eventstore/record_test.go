@@ -148,13 +148,11 @@ func TestOverload(t *testing.T) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	counts := map[string]int{}
-	many := make([]domain.ActivityRecord, 500)
-	for i := range many {
-		many[i] = record(t, "k")
-	}
-	for range 400 { // 400 requests of 100 KB
+	large := record(t, "k")
+	large.Caller.Principal = strings.Repeat("p", 300<<10)
+	for range 400 { // 120 MB
 		wg.Go(func() {
-			_, err := s.Record(ctx, many)
+			_, err := s.Record(ctx, []domain.ActivityRecord{large})
 			kind := "stored"
 			switch {
 			case errors.Is(err, eventstore.ErrOverloaded):
