@@ -108,7 +108,12 @@ func TestCacheKeepsWhatIsUsed(t *testing.T) {
 	}
 
 	used = get(newBinding())
+	also := get(used.binding)
 	c.evictKey(used.binding.KeyUID, 0)
+	c.put(also)
+	if also != used || !h.isLive(used.handle) {
+		t.Error("a key was destroyed by the first of two who used it")
+	}
 	if again := get(used.binding); again == used {
 		t.Error("an evicted key was given out")
 	} else {

@@ -128,13 +128,13 @@ func (t *Token) CreateRoot(ctx context.Context, id string) (RootInfo, error) {
 	if err != nil {
 		return RootInfo{}, fmt.Errorf("creating root %s: %w", id, err)
 	}
-	if !made {
-		return RootInfo{}, fmt.Errorf("creating root %s: %w", id, ErrRootExists)
-	}
-	if t.cfg.TokenDir != "" {
+	if t.cfg.TokenDir != "" { // also of one that was there: who made it may have died just before this
 		if err := syncTree(t.cfg.TokenDir); err != nil {
 			return RootInfo{}, fmt.Errorf("creating root %s: making it durable: %w", id, err)
 		}
+	}
+	if !made {
+		return RootInfo{}, fmt.Errorf("creating root %s: %w", id, ErrRootExists)
 	}
 	return t.InspectRoot(ctx, id)
 }

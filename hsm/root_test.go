@@ -202,6 +202,93 @@ func TestUnsafeRoot(t *testing.T) {
 	})
 }
 
+// The sentinel is the proof of all three keys, and of the id.
+func TestSentinel(t *testing.T) {
+	id := "other-" + rand.Text()
+	if _, err := shared.CreateRoot(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	err := shared.do(t.Context(), opRoot, func(ctx context.Context, c *conn, until time.Time) error {
+		r, err := c.root(ctx, until, testRoot)
+		if err != nil {
+			return err
+		}
+		other, err := c.root(ctx, until, id)
+		if err != nil {
+			return err
+		}
+		return c.with(ctx, until, func(s pkcs11.SessionHandle) error {
+			for name, x := range map[string]struct {
+				id   string
+				r    root
+				same bool
+			}{
+				"the root":     {testRoot, *r, true},
+				"another kek":  {testRoot, root{kek: other.kek, mac: r.mac, seal: r.seal}, false},
+				"another mac":  {testRoot, root{kek: r.kek, mac: other.mac, seal: r.seal}, false},
+				"another seal": {testRoot, root{kek: r.kek, mac: r.mac, seal: other.seal}, false},
+				"another id":   {id, *r, false},
+			} {
+				got, err := c.sentinel(s, x.id, &x.r)
+				if err != nil {
+					return err
+				}
+				if bytes.Equal(got, sharedInfo.Sentinel) != x.same {
+					t.Errorf("%s: sentinel %x", name, got)
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A login that was ended leaves sessions that answer, but see no private object, without any error.
+func TestLostLogin(t *testing.T) {
+	b, _ := newKey(t)
+	for name, call := range map[string]func() error{
+		"cached key": func() error { _, _, err := shared.Encrypt(t.Context(), b, nil, nil); return err },
+		"new key":    func() error { _, err := shared.Generate(t.Context(), newBinding()); return err },
+		"unwrapping": func() error {
+			shared.Evict(b.KeyUID, 0)
+			_, _, err := shared.Encrypt(t.Context(), b, nil, nil)
+			return err
+		},
+		"finding the root": func() error {
+			c, err := shared.lease(t.Context(), time.Now().Add(time.Second))
+			if err != nil {
+				return err
+			}
+			c.forgetRoots()
+			shared.release(c)
+			_, err = shared.InspectRoot(t.Context(), testRoot)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := shared.Health(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			c, err := shared.lease(t.Context(), time.Now().Add(time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := <-c.sessions
+			err = c.raw.Logout(s)
+			c.sessions <- s
+			shared.release(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := call(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // cut takes every session away from under the token while no call runs, as a dropped link does.
 func cut(tb testing.TB, t *Token) {
 	tb.Helper()
@@ -301,6 +388,45 @@ func TestCutUnderLoad(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// An object that the token lost is unwrapped again, and a session with a call half-finished is not used again; neither
+// needs a new epoch.
+func TestSmallFaults(t *testing.T) {
+	b, _ := newKey(t)
+	encrypt := func() {
+		t.Helper()
+		if _, _, err := shared.Encrypt(t.Context(), b, nil, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	encrypt()
+	epoch := shared.conn
+	inside(t, func(c *conn, s pkcs11.SessionHandle, _ *root) error {
+		e, err := c.cache.get(t.Context(), b, time.Now(), nil)
+		if err != nil {
+			return err
+		}
+		defer c.cache.put(e)
+		return c.raw.DestroyObject(s, e.handle)
+	})
+	encrypt()
+	for range cap(epoch.sessions) {
+		inside(t, func(c *conn, s pkcs11.SessionHandle, r *root) error {
+			if err := c.raw.SignInit(s, hmacSHA256, r.mac); err != nil {
+				return err
+			}
+			return errReplace
+		})
+	}
+	for range cap(epoch.sessions) {
+		if _, err := shared.Generate(t.Context(), newBinding()); err != nil {
+			t.Error(err)
+		}
+	}
+	if shared.conn != epoch {
+		t.Error("a new epoch was begun")
+	}
 }
 
 func TestLibraryHasOneUser(t *testing.T) {
