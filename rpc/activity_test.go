@@ -111,7 +111,8 @@ func TestLatestUseInfo(t *testing.T) {
 	use := &rpc.Use{Time: day0, Principal: "admin", Address: netip.MustParseAddr("::1"), RequestID: domain.UID{3}}
 	refused := &rpc.Use{Time: day0.Add(time.Hour), Principal: "admin", Reason: domain.ReasonBadCiphertext}
 	s.uses = rpc.LatestUse{TrackedSince: day0, AsOf: day0, Entries: []rpc.LatestUseEntry{
-		{Version: 2, Operation: "Encrypt", Success: use}, {Version: 1, Operation: "Decrypt", Success: use, Refusal: refused},
+		{Version: 2, Operation: "Encrypt", Success: use},
+		{Version: 1, Operation: "Decrypt", Success: use, Refusal: refused},
 		{Version: 0, Operation: "GetKeyActivityLogs", Success: &rpc.Use{Time: day0.AddDate(0, 0, 9)}},
 	}}
 	res, err := s.activity(t).GetLatestUseInfo(t.Context(), &kmsv1.GetLatestUseInfoRequest{Name: keyPath})

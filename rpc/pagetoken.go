@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"slices"
 
 	"github.com/keyledger/kms/domain"
 )
@@ -50,7 +51,7 @@ func (p pageTokens) mac(position string, query []string) []byte {
 	mac.Write([]byte("kms page token\x01"))
 	mac.Write(p.lineage[:])
 	var size [8]byte
-	for _, part := range append(query[:len(query):len(query)], position) {
+	for _, part := range append(slices.Clip(query), position) {
 		binary.BigEndian.PutUint64(size[:], uint64(len(part)))
 		mac.Write(size[:])
 		mac.Write([]byte(part))

@@ -63,42 +63,37 @@ func (s *served) keyClient(t *testing.T, options ...connect.ClientOption) kmsv1c
 	return kmsv1connect.NewKeyServiceClient(&http.Client{Transport: bearer{adminKey, h2c(t)}}, s.url, options...)
 }
 
-func eachProtocol(t *testing.T, f func(t *testing.T, options []connect.ClientOption)) {
-	t.Helper()
-	for name, options := range protocols {
-		t.Run(name, func(t *testing.T) { f(t, options) })
-	}
-}
-
 func TestEncryptOverEveryProtocol(t *testing.T) {
 	s := serve(t)
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		ctx, info := connect.NewClientContext(t.Context())
-		info.RequestHeader().Set("X-Request-Id", "mine")
-		info.RequestHeader().Set("Correlation-Id", strings.Repeat("c", 200))
-		info.RequestHeader().Set("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
-		res, err := s.crypto(t, options...).Encrypt(ctx, &kmsv1.EncryptRequest{Name: keyPath + "/versions/3", Plaintext: []byte("a"), Aad: []byte("b"), Context: []byte("c")})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if string(res.GetCiphertext()) != "enc:a" || res.GetName() != keyPath || res.GetVersion() != 1 {
-			t.Errorf("answer = %v", res)
-		}
-		if got := s.encrypt; got.Ref.Version != 3 || string(got.AAD) != "b" || string(got.Context) != "c" {
-			t.Errorf("the command got %+v", got)
-		}
-		h := info.ResponseHeader()
-		id, err := domain.ParseUID(h.Get("Kms-Request-Id"))
-		if err != nil || id[6]>>4 != 7 || h.Get("X-Request-Id") != "mine" || h.Get("Correlation-Id") != strings.Repeat("c", 128) {
-			t.Errorf("headers = %v", h)
-		}
-		caller := s.callers[len(s.callers)-1]
-		if caller.Principal != "admin" || caller.Kind != domain.KindAdmin || caller.Request != domain.RequestAPI || caller.RequestID != id ||
-			!caller.Address.IsLoopback() || caller.ClientRequestID != "mine" || len(caller.CorrelationID) != 128 ||
-			caller.TraceID[0] != 0x0a || caller.TraceID[15] != 0x9c || caller.UserAgent == "" {
-			t.Errorf("caller = %+v", caller)
-		}
-	})
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			ctx, info := connect.NewClientContext(t.Context())
+			info.RequestHeader().Set("X-Request-Id", "mine")
+			info.RequestHeader().Set("Correlation-Id", strings.Repeat("c", 200))
+			info.RequestHeader().Set("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+			res, err := s.crypto(t, options...).Encrypt(ctx, &kmsv1.EncryptRequest{Name: keyPath + "/versions/3", Plaintext: []byte("a"), Aad: []byte("b"), Context: []byte("c")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(res.GetCiphertext()) != "enc:a" || res.GetName() != keyPath || res.GetVersion() != 1 {
+				t.Errorf("answer = %v", res)
+			}
+			if got := s.encrypt; got.Ref.Version != 3 || string(got.AAD) != "b" || string(got.Context) != "c" {
+				t.Errorf("the command got %+v", got)
+			}
+			h := info.ResponseHeader()
+			id, err := domain.ParseUID(h.Get("Kms-Request-Id"))
+			if err != nil || id[6]>>4 != 7 || h.Get("X-Request-Id") != "mine" || h.Get("Correlation-Id") != strings.Repeat("c", 128) {
+				t.Errorf("headers = %v", h)
+			}
+			caller := s.callers[len(s.callers)-1]
+			if caller.Principal != "admin" || caller.Kind != domain.KindAdmin || caller.Request != domain.RequestAPI || caller.RequestID != id ||
+				!caller.Address.IsLoopback() || caller.ClientRequestID != "mine" || len(caller.CorrelationID) != 128 ||
+				caller.TraceID[0] != 0x0a || caller.TraceID[15] != 0x9c || caller.UserAgent == "" {
+				t.Errorf("caller = %+v", caller)
+			}
+		})
+	}
 }
 
 // TestClientIDsAreMadePrintable: they are echoed in headers and shown on terminals.
@@ -114,44 +109,48 @@ func TestClientIDsAreMadePrintable(t *testing.T) {
 }
 
 func TestValidationSaysASentence(t *testing.T) {
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		s := serve(t)
-		_, err := s.crypto(t, options...).Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: "k", Plaintext: make([]byte, 65537)})
-		if connect.CodeOf(err) != connect.CodeInvalidArgument || reasonOf(t, err) != "BAD_NAME" {
-			t.Errorf("error = %v", err)
-		}
-		if text := err.Error(); !strings.Contains(text, "name must be projects/{project}/locations") || !strings.Contains(text, "; plaintext must be at most 65536 bytes") || strings.Contains(text, "[a-z") {
-			t.Errorf("text = %q", text)
-		}
-		bad, ok := detailOf[*errdetails.BadRequest](err)
-		if !ok || len(bad.GetFieldViolations()) != 2 || bad.GetFieldViolations()[0].GetField() != "name" {
-			t.Errorf("details = %v", bad)
-		}
-		if recorded := s.recorded(); len(recorded) != 1 || recorded[0].read.Operation != "Encrypt" || recorded[0].err.Reason != domain.ReasonBadName {
-			t.Errorf("recorded %+v", recorded)
-		}
-	})
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			_, err := s.crypto(t, options...).Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: "k", Plaintext: make([]byte, 65537)})
+			if connect.CodeOf(err) != connect.CodeInvalidArgument || reasonOf(t, err) != "BAD_NAME" {
+				t.Errorf("error = %v", err)
+			}
+			if text := err.Error(); !strings.Contains(text, "name must be projects/{project}/locations") || !strings.Contains(text, "; plaintext must be at most 65536 bytes") || strings.Contains(text, "[a-z") {
+				t.Errorf("text = %q", text)
+			}
+			bad, ok := detailOf[*errdetails.BadRequest](err)
+			if !ok || len(bad.GetFieldViolations()) != 2 || bad.GetFieldViolations()[0].GetField() != "name" {
+				t.Errorf("details = %v", bad)
+			}
+			if recorded := s.recorded(); len(recorded) != 1 || recorded[0].read.Operation != "Encrypt" || recorded[0].err.Reason != domain.ReasonBadName {
+				t.Errorf("recorded %+v", recorded)
+			}
+		})
+	}
 }
 
 func TestStateErrorCarriesItsViolation(t *testing.T) {
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		s := serve(t)
-		s.fail = &domain.Error{Reason: domain.ReasonKeyDisabled, Message: "key is DISABLED; enable it first"}
-		_, err := s.crypto(t, options...).Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: keyPath})
-		if connect.CodeOf(err) != connect.CodeFailedPrecondition || reasonOf(t, err) != "KEY_DISABLED" {
-			t.Fatalf("error = %v", err)
-		}
-		failure, ok := detailOf[*errdetails.PreconditionFailure](err)
-		if !ok {
-			t.Fatal("no violation")
-		}
-		if v := failure.GetViolations()[0]; v.GetSubject() != keyPath || v.GetType() != "KEY_DISABLED" || !strings.Contains(v.GetDescription(), "enable it") {
-			t.Errorf("violation = %v", v)
-		}
-		if len(s.recorded()) != 0 {
-			t.Error("a refusal of a command was recorded once more")
-		}
-	})
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			s.fail = &domain.Error{Reason: domain.ReasonKeyDisabled, Message: "key is DISABLED; enable it first"}
+			_, err := s.crypto(t, options...).Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: keyPath})
+			if connect.CodeOf(err) != connect.CodeFailedPrecondition || reasonOf(t, err) != "KEY_DISABLED" {
+				t.Fatalf("error = %v", err)
+			}
+			failure, ok := detailOf[*errdetails.PreconditionFailure](err)
+			if !ok {
+				t.Fatal("no violation")
+			}
+			if v := failure.GetViolations()[0]; v.GetSubject() != keyPath || v.GetType() != "KEY_DISABLED" || !strings.Contains(v.GetDescription(), "enable it") {
+				t.Errorf("violation = %v", v)
+			}
+			if len(s.recorded()) != 0 {
+				t.Error("a refusal of a command was recorded once more")
+			}
+		})
+	}
 }
 
 func TestUnavailableSaysWhenToRetry(t *testing.T) {
@@ -178,39 +177,43 @@ func TestUnavailableSaysWhenToRetry(t *testing.T) {
 
 // TestUnknownErrorsStayInside: their text may hold anything.
 func TestUnknownErrorsStayInside(t *testing.T) {
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		s := serve(t)
-		s.fail = errors.New("PIN 1234 is wrong")
-		ctx, info := connect.NewClientContext(t.Context())
-		_, err := s.crypto(t, options...).Encrypt(ctx, &kmsv1.EncryptRequest{Name: keyPath})
-		if connect.CodeOf(err) != connect.CodeInternal || reasonOf(t, err) != "INTERNAL" || strings.Contains(err.Error(), "1234") {
-			t.Errorf("error = %v", err)
-		}
-		id := info.ResponseHeader().Get("Kms-Request-Id")
-		if id == "" {
-			id = info.ResponseTrailer().Get("Kms-Request-Id")
-		}
-		if log := s.log.String(); !strings.Contains(log, "PIN 1234 is wrong") || id == "" || !strings.Contains(log, id) {
-			t.Errorf("log = %s, want the cause and request id %q", log, id)
-		}
-	})
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			s.fail = errors.New("PIN 1234 is wrong")
+			ctx, info := connect.NewClientContext(t.Context())
+			_, err := s.crypto(t, options...).Encrypt(ctx, &kmsv1.EncryptRequest{Name: keyPath})
+			if connect.CodeOf(err) != connect.CodeInternal || reasonOf(t, err) != "INTERNAL" || strings.Contains(err.Error(), "1234") {
+				t.Errorf("error = %v", err)
+			}
+			id := info.ResponseHeader().Get("Kms-Request-Id")
+			if id == "" {
+				id = info.ResponseTrailer().Get("Kms-Request-Id")
+			}
+			if log := s.log.String(); !strings.Contains(log, "PIN 1234 is wrong") || id == "" || !strings.Contains(log, id) {
+				t.Errorf("log = %s, want the cause and request id %q", log, id)
+			}
+		})
+	}
 }
 
 func TestPanicsAreInternalErrors(t *testing.T) {
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		s := serve(t)
-		s.panics = true
-		_, err := s.keyClient(t, options...).RotateKey(t.Context(), &kmsv1.RotateKeyRequest{Name: keyPath})
-		if connect.CodeOf(err) != connect.CodeInternal || reasonOf(t, err) != "INTERNAL" || strings.Contains(err.Error(), "42") {
-			t.Errorf("error = %v", err)
-		}
-		if log := s.log.String(); !strings.Contains(log, "boom") || !strings.Contains(log, "RotateKey") {
-			t.Errorf("log = %s", log)
-		}
-		if recorded := s.recorded(); len(recorded) != 1 || recorded[0].err.Reason != domain.ReasonInternal {
-			t.Errorf("recorded %+v", recorded)
-		}
-	})
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			s.panics = true
+			_, err := s.keyClient(t, options...).RotateKey(t.Context(), &kmsv1.RotateKeyRequest{Name: keyPath})
+			if connect.CodeOf(err) != connect.CodeInternal || reasonOf(t, err) != "INTERNAL" || strings.Contains(err.Error(), "42") {
+				t.Errorf("error = %v", err)
+			}
+			if log := s.log.String(); !strings.Contains(log, "boom") || !strings.Contains(log, "RotateKey") {
+				t.Errorf("log = %s", log)
+			}
+			if recorded := s.recorded(); len(recorded) != 1 || recorded[0].err.Reason != domain.ReasonInternal {
+				t.Errorf("recorded %+v", recorded)
+			}
+		})
+	}
 	t.Run("rest", func(t *testing.T) {
 		s := serve(t)
 		s.panics = true
@@ -311,27 +314,31 @@ func TestBodyOfUnknownLengthOverConnect(t *testing.T) {
 
 func TestUnknownMethodsAreUnimplemented(t *testing.T) {
 	s := serve(t)
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		for _, path := range []string{"/kms.v1.AccessService/GetPolicy", "/kms.v1.KeyService/Explode"} {
-			client := connect.NewClient[kmsv1.GetKeyRequest, kmsv1.Key](&http.Client{Transport: bearer{adminKey, h2c(t)}}, s.url+path, options...)
-			_, err := client.CallUnary(t.Context(), connect.NewRequest(&kmsv1.GetKeyRequest{}))
-			if connect.CodeOf(err) != connect.CodeUnimplemented || reasonOf(t, err) != "UNIMPLEMENTED" {
-				t.Errorf("%s: %v", path, err)
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			for _, path := range []string{"/kms.v1.AccessService/GetPolicy", "/kms.v1.KeyService/Explode"} {
+				client := connect.NewClient[kmsv1.GetKeyRequest, kmsv1.Key](&http.Client{Transport: bearer{adminKey, h2c(t)}}, s.url+path, options...)
+				_, err := client.CallUnary(t.Context(), connect.NewRequest(&kmsv1.GetKeyRequest{}))
+				if connect.CodeOf(err) != connect.CodeUnimplemented || reasonOf(t, err) != "UNIMPLEMENTED" {
+					t.Errorf("%s: %v", path, err)
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 // TestRefusalThatCanNotBeRecorded: no answer without a record, refusals included.
 func TestRefusalThatCanNotBeRecorded(t *testing.T) {
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		s := serve(t)
-		s.unable = true
-		_, err := s.crypto(t, options...).Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: "k"})
-		if connect.CodeOf(err) != connect.CodeUnavailable || reasonOf(t, err) != "NOT_RECORDED" {
-			t.Errorf("error = %v", err)
-		}
-	})
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			s.unable = true
+			_, err := s.crypto(t, options...).Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: "k"})
+			if connect.CodeOf(err) != connect.CodeUnavailable || reasonOf(t, err) != "NOT_RECORDED" {
+				t.Errorf("error = %v", err)
+			}
+		})
+	}
 	t.Run("rest", func(t *testing.T) {
 		s := serve(t)
 		s.unable = true
@@ -345,17 +352,19 @@ func TestRefusalThatCanNotBeRecorded(t *testing.T) {
 func TestBatchesJudgeEachItem(t *testing.T) {
 	s := serve(t)
 	items := []*kmsv1.BatchEncryptRequest_Item{{Plaintext: []byte("a")}, {Plaintext: make([]byte, 65537)}, {Plaintext: []byte("c")}}
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		res, err := s.crypto(t, options...).BatchEncrypt(t.Context(), &kmsv1.BatchEncryptRequest{Name: keyPath, Items: items})
-		if err != nil {
-			t.Fatal(err)
-		}
-		bad := res.GetOutcomes()[1].GetError()
-		if len(res.GetOutcomes()) != 3 || res.GetOutcomes()[0].GetOk() == nil || res.GetOutcomes()[2].GetOk() == nil ||
-			bad.GetCode() != code.Code_INVALID_ARGUMENT || bad.GetReason() != "BAD_FIELD" || !strings.Contains(bad.GetMessage(), "plaintext must be at most") {
-			t.Errorf("outcomes = %v", res.GetOutcomes())
-		}
-	})
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			res, err := s.crypto(t, options...).BatchEncrypt(t.Context(), &kmsv1.BatchEncryptRequest{Name: keyPath, Items: items})
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad := res.GetOutcomes()[1].GetError()
+			if len(res.GetOutcomes()) != 3 || res.GetOutcomes()[0].GetOk() == nil || res.GetOutcomes()[2].GetOk() == nil ||
+				bad.GetCode() != code.Code_INVALID_ARGUMENT || bad.GetReason() != "BAD_FIELD" || !strings.Contains(bad.GetMessage(), "plaintext must be at most") {
+				t.Errorf("outcomes = %v", res.GetOutcomes())
+			}
+		})
+	}
 	res, err := s.crypto(t).BatchDecrypt(t.Context(), &kmsv1.BatchDecryptRequest{Parent: "projects/p/locations/local", Items: []*kmsv1.BatchDecryptRequest_Item{
 		{Ciphertext: []byte("a")}, {Ciphertext: nil}, {Ciphertext: []byte("b"), Name: "projects/p/locations/mars/keyRings/r/keys/k"}, {Ciphertext: []byte("c"), Name: "projects/q/locations/local/keyRings/r/keys/k"},
 	}})
@@ -381,25 +390,29 @@ func TestLargestBatchFits(t *testing.T) {
 	for range 500 {
 		req.Items = append(req.Items, &kmsv1.BatchEncryptRequest_Item{Plaintext: make([]byte, 4<<10)})
 	}
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		res, err := s.crypto(t, options...).BatchEncrypt(t.Context(), req)
-		if err != nil || len(res.GetOutcomes()) != 500 {
-			t.Errorf("%d outcomes, %v", len(res.GetOutcomes()), err)
-		}
-	})
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			res, err := s.crypto(t, options...).BatchEncrypt(t.Context(), req)
+			if err != nil || len(res.GetOutcomes()) != 500 {
+				t.Errorf("%d outcomes, %v", len(res.GetOutcomes()), err)
+			}
+		})
+	}
 }
 
 func TestTooLargeAMessage(t *testing.T) {
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		s := serve(t)
-		_, err := s.crypto(t, options...).Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: keyPath, Plaintext: make([]byte, 300<<10)})
-		if c := connect.CodeOf(err); c != connect.CodeInvalidArgument && c != connect.CodeResourceExhausted {
-			t.Errorf("error = %v", err)
-		}
-		if len(s.callers) > 0 || len(s.recorded()) != 1 {
-			t.Errorf("called %d, recorded %d", len(s.callers), len(s.recorded()))
-		}
-	})
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			_, err := s.crypto(t, options...).Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: keyPath, Plaintext: make([]byte, 300<<10)})
+			if c := connect.CodeOf(err); c != connect.CodeInvalidArgument && c != connect.CodeResourceExhausted {
+				t.Errorf("error = %v", err)
+			}
+			if len(s.callers) > 0 || len(s.recorded()) != 1 {
+				t.Errorf("called %d, recorded %d", len(s.callers), len(s.recorded()))
+			}
+		})
+	}
 }
 
 // TestPlaintextsAreNotCompressed: the size of a compressed answer would tell about them.
@@ -450,7 +463,7 @@ func TestCredentials(t *testing.T) {
 					t.Fatal(err)
 				}
 				text, err := io.ReadAll(resp.Body)
-				resp.Body.Close() //nolint:errcheck,gosec // read to its end
+				resp.Body.Close() //nolint:errcheck // read to its end
 				if err != nil || resp.StatusCode != tt.status {
 					t.Errorf("%s: %d %s %v", path, resp.StatusCode, text, err)
 				}
@@ -468,17 +481,19 @@ func TestCredentials(t *testing.T) {
 			}
 		})
 	}
-	eachProtocol(t, func(t *testing.T, options []connect.ClientOption) {
-		s := serve(t)
-		client := kmsv1connect.NewCryptoServiceClient(&http.Client{Transport: bearer{"", h2c(t)}}, s.url, options...)
-		_, err := client.Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: "bad name"})
-		if connect.CodeOf(err) != connect.CodeUnauthenticated || reasonOf(t, err) != "MISSING_CREDENTIAL" {
-			t.Errorf("error = %v", err)
-		}
-	})
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t)
+			client := kmsv1connect.NewCryptoServiceClient(&http.Client{Transport: bearer{"", h2c(t)}}, s.url, options...)
+			_, err := client.Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: "bad name"})
+			if connect.CodeOf(err) != connect.CodeUnauthenticated || reasonOf(t, err) != "MISSING_CREDENTIAL" {
+				t.Errorf("error = %v", err)
+			}
+		})
+	}
 }
 
-// TestUpgradeAndTLS: HTTP/2 is also spoken over TLS, and h2c is then not.
+// TestTLS: HTTP/2 is spoken over TLS too.
 func TestTLS(t *testing.T) {
 	s := serve(t)
 	cert := selfSigned(t)

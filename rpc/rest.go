@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"regexp"
 	"runtime/debug"
@@ -242,9 +243,7 @@ func replyREST(w http.ResponseWriter, status int, err *connect.Error) {
 	if failed != nil { // these are valid JSON
 		panic("rpc: error details: " + failed.Error())
 	}
-	for name, values := range err.Meta() {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), err.Meta())
 	writeREST(w, status, statusName(err.Code()), err.Message(), list)
 }
 

@@ -206,7 +206,7 @@ func TestPathsAreCleaned(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp.Body.Close() //nolint:errcheck,gosec // only the status matters
+		resp.Body.Close() //nolint:errcheck // only the status matters
 		if resp.StatusCode != http.StatusTemporaryRedirect && resp.StatusCode != http.StatusMovedPermanently {
 			t.Errorf("%s: %d", path, resp.StatusCode)
 		}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -190,8 +191,8 @@ type service struct {
 
 func (s *Server) mountServices(options []connect.HandlerOption) []service {
 	// Lists compress well. What holds a plaintext is never compressed: the size of the answer would tell about it.
-	compress := append(options[:len(options):len(options)], connect.WithCompressMinBytes(1<<10))
-	never := append(options[:len(options):len(options)], connect.WithCompressMinBytes(math.MaxInt32))
+	compress := append(slices.Clip(options), connect.WithCompressMinBytes(1<<10))
+	never := append(slices.Clip(options), connect.WithCompressMinBytes(math.MaxInt32))
 	var out []service
 	add := func(path string, h http.Handler) {
 		out = append(out, service{path, h})

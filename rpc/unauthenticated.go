@@ -8,10 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-
-	"github.com/google/uuid"
 
 	"github.com/keyledger/kms/domain"
 )
