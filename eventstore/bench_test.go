@@ -80,3 +80,33 @@ func BenchmarkCreate(b *testing.B) {
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }
+
+// BenchmarkRead is what a projector pays for each record, in messages of 64.
+func BenchmarkRead(b *testing.B) {
+	s := eventstoretest.New(b)
+	many := make([]domain.ActivityRecord, 64)
+	for i := range many {
+		many[i] = record(b, "k")
+	}
+	for range b.N/len(many) + 1 {
+		if _, err := s.Record(b.Context(), many); err != nil {
+			b.Fatal(err)
+		}
+	}
+	_, last, err := s.StreamHead(b.Context(), "KMS_ACTIVITY_1")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	before := cpuTime(b)
+	for r, err := range s.ReadRecords(b.Context(), "KMS_ACTIVITY_1", 0) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		if r.Seq == last {
+			break
+		}
+	}
+	b.ReportMetric(float64((cpuTime(b)-before).Nanoseconds())/1000/float64(b.N), "cpu-µs/op")
+}
