@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -156,6 +157,7 @@ func connectError(err error, resource string) *connect.Error {
 	}
 	if a.retry > 0 {
 		addDetail(out, &errdetails.RetryInfo{RetryDelay: durationpb.New(a.retry)})
+		out.Meta().Set("Retry-After", strconv.Itoa(int(a.retry.Seconds()))) // for HTTP clients (RFC 9110, section 10.2.3)
 	}
 	if invalid, ok := errors.AsType[*invalidMessageError](err); ok {
 		addDetail(out, &errdetails.BadRequest{FieldViolations: invalid.fields})

@@ -45,6 +45,9 @@ func declarations[T any](fields []field[T]) (*filtering.Declarations, error) {
 	return filtering.NewDeclarations(options...)
 }
 
+// maxParentheses keeps the parser's time short: it grows with the square of their number.
+const maxParentheses = 64
+
 // compiler turns a parsed and type-checked filter into a function, once per request.
 type compiler[T any] struct {
 	fields map[string]field[T]
@@ -56,9 +59,12 @@ func compileFilter[T any](text string, spec *listSpec[T]) (func(T) bool, map[str
 	if text == "" {
 		return nil, nil, nil
 	}
+	if strings.Count(text, "(") > maxParentheses {
+		return nil, nil, badFilter(fmt.Sprintf("it has more than %d parentheses", maxParentheses))
+	}
 	parsed, err := filtering.ParseFilterString(text, spec.declarations)
 	if err != nil {
-		return nil, nil, badFilter(oneLine(err.Error()))
+		return nil, nil, badFilter(sentence(err.Error()))
 	}
 	c := compiler[T]{fields: make(map[string]field[T]), named: make(map[string]bool)}
 	for _, f := range spec.fields {
@@ -74,10 +80,15 @@ func badFilter(why string) error {
 	}}
 }
 
-// oneLine makes a sentence of a parser's message, which may show the place of a mistake on lines of its own.
-func oneLine(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
-	return s[:min(len(s), 200)]
+// sentence takes out of a parser's message what is of use: its last line, without the steps that led there. The lines
+// before show the filter, which the caller knows.
+func sentence(message string) string {
+	message = message[strings.LastIndexByte(message, '\n')+1:]
+	for _, step := range []string{"check call expr: ", "check select expr: "} {
+		message = strings.ReplaceAll(message, step, "")
+	}
+	message = strings.TrimSpace(strings.TrimLeft(message, " ^"))
+	return message[:min(len(message), 200)]
 }
 
 func (c *compiler[T]) condition(e *expr.Expr) (func(T) bool, error) {

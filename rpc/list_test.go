@@ -110,6 +110,7 @@ func TestListRefusals(t *testing.T) {
 		"unknown field":      {Filter: `colour = "red"`},
 		"unknown state":      {Filter: "state = ENABLD"},
 		"lower case":         {Filter: "state = enabled"},
+		"deeply nested":      {Filter: strings.Repeat("(", 1000)},
 		"not a comparison":   {Filter: `"red"`},
 		"a sequence":         {Filter: "red green"},
 		"unfinished":         {Filter: "state ="},
@@ -130,6 +131,9 @@ func TestListRefusals(t *testing.T) {
 			_, err := client.ListKeys(t.Context(), req)
 			if connect.CodeOf(err) != connect.CodeInvalidArgument || reasonOf(t, err) != "BAD_FIELD" {
 				t.Errorf("error = %v", err)
+			}
+			if strings.Contains(err.Error(), "check call") || len(err.Error()) > 400 {
+				t.Errorf("text = %q", err)
 			}
 			if got := s.recorded(); len(got) != before+1 || got[before].read.Operation != "ListKeys" || got[before].read.Ref.Name.Ring != "r" {
 				t.Errorf("recorded %+v", got[before:])

@@ -170,8 +170,8 @@ func TestUnavailableSaysWhenToRetry(t *testing.T) {
 		t.Error("the cause is not in the log")
 	}
 	a := s.send(t, "POST", "/api/v1/"+keyPath+":encrypt", "{}")
-	if status, reason, _ := a.rest(t); a.status != 503 || status != "UNAVAILABLE" || reason != "NOT_RECORDED" {
-		t.Errorf("REST: %d %s", a.status, a.body)
+	if status, reason, _ := a.rest(t); a.status != 503 || status != "UNAVAILABLE" || reason != "NOT_RECORDED" || a.header.Get("Retry-After") != "1" {
+		t.Errorf("REST: %d %v %s", a.status, a.header, a.body)
 	}
 }
 

@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -71,6 +73,7 @@ func (s *Server) restEdge(next http.Handler) http.Handler {
 			s.refuseREST(w, r, c, http.StatusRequestEntityTooLarge, tooLarge(limit))
 			return
 		}
+		spellMask(r.URL)
 		body := &limitedBody{ReadCloser: r.Body, left: int64(limit)}
 		r.Body = body
 		e := &edgeWriter{ResponseWriter: w}
@@ -89,6 +92,24 @@ func (s *Server) restEdge(next http.Handler) http.Handler {
 		}
 	})
 }
+
+// spellMask rewrites an update_mask in the query as JSON spells field masks, in camel case: the transcoder refuses the
+// names that the proto files use and every document shows.
+func spellMask(u *url.URL) {
+	query := u.Query()
+	masks := slices.Concat(query["update_mask"], query["updateMask"])
+	if !strings.Contains(strings.Join(masks, ","), "_") {
+		return
+	}
+	for i, mask := range masks {
+		masks[i] = underscore.ReplaceAllStringFunc(mask, func(s string) string { return strings.ToUpper(s[1:]) })
+	}
+	query.Del("updateMask")
+	query["update_mask"] = masks
+	u.RawQuery = query.Encode()
+}
+
+var underscore = regexp.MustCompile(`_[a-z]`)
 
 // serveTranscoded calls the transcoder and stops its panics; those of handlers are stopped by the interceptor.
 func (s *Server) serveTranscoded(e *edgeWriter, r *http.Request, c *call, next http.Handler) {

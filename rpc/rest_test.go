@@ -192,6 +192,25 @@ func TestRESTAnswers(t *testing.T) {
 	}
 }
 
+// TestUpdateTakesOnlyWhatTheMaskNames, whichever way the mask is spelled.
+func TestUpdateTakesOnlyWhatTheMaskNames(t *testing.T) {
+	s := serve(t)
+	for _, mask := range []string{"display_name,labels", "displayName,labels"} {
+		s.update = domain.UpdateKey{}
+		a := s.send(t, "PATCH", "/api/v1/"+keyPath+"?etag=r7&request_id=0190b3a5-7c1e-7d2a-9c35-0a1b2c3d4e5f&update_mask="+mask, `{"displayName":"new","memo":"not taken"}`)
+		if a.status != 200 {
+			t.Fatalf("%s: %d %s", mask, a.status, a.body)
+		}
+		u := s.update
+		if u.DisplayName == nil || *u.DisplayName != "new" || u.Memo != nil || u.Labels == nil || len(*u.Labels) != 0 {
+			t.Errorf("%s: update = %+v", mask, u)
+		}
+		if s.mutation.Etag != "r7" || s.mutation.RequestID.String() != "0190b3a5-7c1e-7d2a-9c35-0a1b2c3d4e5f" {
+			t.Errorf("%s: mutation = %+v", mask, s.mutation)
+		}
+	}
+}
+
 // TestPathsAreCleaned: a path with // or .. is sent elsewhere by the router and never reaches a handler as it is.
 func TestPathsAreCleaned(t *testing.T) {
 	s := serve(t)
