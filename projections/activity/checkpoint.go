@@ -23,7 +23,7 @@ const (
 // inserted, or was inserted last; it is fixed here before its insert begins, so that whoever continues inserts the same.
 type checkpoint struct {
 	Owner   string    `json:"owner"`
-	Renewed time.Time `json:"renewed"`
+	Renewed time.Time `json:"renewed,omitzero"` // zero: the owner let go of it
 	First   uint64    `json:"first,omitempty"`
 	Last    uint64    `json:"last,omitempty"`
 	// Done is the last message that is known to be in the log, and DoneStored when it was stored.
@@ -51,9 +51,8 @@ func (l *Log) loadCheckpoint(ctx context.Context, name string) (c checkpoint, re
 	return c, revision, nil
 }
 
-// saveCheckpoint replaces the checkpoint at revision, in this node's name; errNotOwner says that another was faster.
+// saveCheckpoint replaces the checkpoint at revision; errNotOwner says that another node was faster.
 func (l *Log) saveCheckpoint(ctx context.Context, name string, c checkpoint, revision uint64) (uint64, error) {
-	c.Owner, c.Renewed = l.owner, time.Now()
 	data, err := json.Marshal(c)
 	if err != nil {
 		return 0, fmt.Errorf("encoding checkpoint %s: %w", name, err)
@@ -73,6 +72,7 @@ func (l *Log) acquire(ctx context.Context, name string) (c checkpoint, revision 
 	if revision != 0 && c.Owner != l.owner && time.Since(c.Renewed) < staleAfter {
 		return c, 0, errNotOwner
 	}
+	c.Owner, c.Renewed = l.owner, time.Now()
 	if revision, err = l.saveCheckpoint(ctx, name, c, revision); err != nil {
 		return c, 0, fmt.Errorf("taking over a stream: %w", err)
 	}

@@ -18,6 +18,8 @@ const (
 	maxBackoff = 5 * time.Second
 	// standby is how often a node that does not own a stream looks whether its owner is still alive.
 	standby = 2 * time.Second
+	// releaseTimeout is how long a node that ends tries to let go of a stream.
+	releaseTimeout = 2 * time.Second
 	// discover is how often it is asked whether there are new streams.
 	discover = time.Minute
 	// ahead is how many messages are read ahead of the batch that is being inserted.
@@ -138,6 +140,9 @@ func (p *projector) session(ctx context.Context) (progressed bool, err error) {
 	}
 	before := p.checkpoint.Done
 	err = p.follow(ctx)
+	if ctx.Err() != nil {
+		p.release(ctx)
+	}
 	return p.checkpoint.Done > before, err
 }
 
@@ -156,6 +161,9 @@ func (p *projector) begin(ctx context.Context) error {
 	if p.checkpoint.Last > p.checkpoint.Done {
 		if err := p.repeat(ctx); err != nil {
 			return fmt.Errorf("inserting the last range again: %w", err)
+		}
+		if err := p.save(ctx); err != nil {
+			return fmt.Errorf("noting that the last range was inserted: %w", err)
 		}
 	}
 	p.publish()
@@ -318,6 +326,7 @@ func (p *projector) done() {
 
 // save writes the checkpoint, if this node still owns it.
 func (p *projector) save(ctx context.Context) error {
+	p.checkpoint.Renewed = time.Now()
 	revision, err := p.l.saveCheckpoint(ctx, p.name, p.checkpoint, p.revision)
 	if err != nil {
 		return err
@@ -326,9 +335,19 @@ func (p *projector) save(ctx context.Context) error {
 	return nil
 }
 
+// release lets another node, or the next start, go on at once. If it fails they wait, or insert the last range again.
+func (p *projector) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	p.checkpoint.Renewed = time.Time{}
+	if _, err := p.l.saveCheckpoint(ctx, p.name, p.checkpoint, p.revision); err != nil && !errors.Is(err, errNotOwner) {
+		p.l.log.LogAttrs(ctx, slog.LevelWarn, "letting go of a stream of the activity log", slog.String("stream", p.stream), slog.Any("error", err))
+	}
+}
+
 // renew shows that this node is alive, makes known how far it is, and looks for a new generation.
 func (p *projector) renew(ctx context.Context) error {
-	if p.l.shared || p.saved != p.checkpoint {
+	if p.l.shared || p.saved.Done != p.checkpoint.Done {
 		if err := p.save(ctx); err != nil {
 			return fmt.Errorf("renewing a checkpoint: %w", err)
 		}

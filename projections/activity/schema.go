@@ -110,7 +110,14 @@ func (l *Log) current(ctx context.Context) (generation, error) {
 	if s.complete() {
 		return generation{s.shown, s.activity[s.shown]}, nil
 	}
-	number := max(s.shown, 1)
+	number := s.shown
+	switch {
+	case s.shown == 0: // the first time, or somebody dropped the view
+		number = max(s.newest(), 1)
+	case s.activity[s.shown] == "" || !s.latest[s.shown]:
+		// A table was lost. The name of a lost table is not used again: what is on its way into it must not end up in the new one.
+		number = s.newest() + 1
+	}
 	if err := l.createGeneration(ctx, number, true); err != nil {
 		return generation{}, err
 	}
