@@ -155,7 +155,10 @@ func TestLongHistory(t *testing.T) {
 		t.Errorf("%d commits, want %d", got, n)
 	}
 	seen := 0
-	for range s.Load(t.Context(), c.Aggregate, 0) {
+	for _, err := range s.Load(t.Context(), c.Aggregate, 0) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if seen++; seen == 3 {
 			break
 		}

@@ -322,11 +322,11 @@ func hashBytes(h [32]byte) []byte {
 	return h[:]
 }
 
-func micros(d time.Duration) uint64 { return uint64(max(0, d.Microseconds())) } //nolint:gosec // not negative
+func micros(d time.Duration) uint64 { return uint64(max(0, d.Microseconds())) }
 
 func duration(micros uint64) time.Duration {
 	const most = uint64(1<<63-1) / uint64(time.Microsecond)
-	return time.Duration(min(micros, most)) * time.Microsecond //nolint:gosec // bounded above
+	return time.Duration(min(micros, most)) * time.Microsecond
 }
 
 // enum maps a closed list of the domain to an enum of the stored form. The zero of the one is the zero of the other.

@@ -99,7 +99,7 @@ func killAfter(t *testing.T, dir string, n int) (lines []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestChild$", "-test.v") //nolint:gosec // this very program
+	child := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestChild$", "-test.v")
 	child.Env = append(os.Environ(), childFolder+"="+dir)
 	out, err := child.StdoutPipe()
 	if err != nil {
@@ -163,7 +163,7 @@ func check(t *testing.T, s *eventstore.Store, lines []string) {
 	for _, line := range lines {
 		switch f := strings.Fields(line); f[0] {
 		case "record":
-			at := eventstore.Receipt{Stream: f[1], Seq: number(t, f[2]), First: int(number(t, f[3]))} //nolint:gosec // small
+			at := eventstore.Receipt{Stream: f[1], Seq: number(t, f[2]), First: int(number(t, f[3]))}
 			if records[at] != f[4] || operations[f[4]] != 1 {
 				t.Errorf("%s: there is %q, and it is there %d times", line, records[at], operations[f[4]])
 			}

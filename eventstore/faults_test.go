@@ -66,7 +66,7 @@ func openExternal(t testing.TB, cfg eventstore.Config, replicas int) *eventstore
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Second)
 		defer cancel()
 		if err := s.Close(ctx); err != nil {
 			t.Logf("closing: %v", err)

@@ -35,8 +35,7 @@ type gauge struct {
 	lastLook  time.Time
 	mu        sync.Mutex // guards what follows
 	ratios    map[string]float64
-	marks     *marks // nil until Verify
-	saved     bool
+	marks     *marks     // nil until Verify
 	updateRun sync.Mutex // one update at a time
 }
 
@@ -77,7 +76,7 @@ func (g *gauge) run(ctx context.Context) {
 		}
 		if err := g.update(ctx); err != nil && ctx.Err() == nil {
 			g.touch()
-			g.store.log.Warn("looking at the event store", slog.Any("error", err))
+			g.store.log.WarnContext(ctx, "looking at the event store", slog.Any("error", err))
 		}
 	}
 }

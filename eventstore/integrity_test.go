@@ -98,15 +98,15 @@ func TestDamage(t *testing.T) {
 		stream string
 	}{
 		"nothing":                          {func(*testing.T, string) {}, ""},
-		"an older copy was put back":       {func(t *testing.T, dir string) { swap(t, dir) }, "KMS_"},
-		"the end of the events is gone":    {func(t *testing.T, dir string) { truncate(t, dir, "KMS_EVENTS") }, "KMS_EVENTS"},
-		"the end of the activity is gone":  {func(t *testing.T, dir string) { truncate(t, dir, "KMS_ACTIVITY_1") }, "KMS_ACTIVITY_1"},
-		"a byte of the events changed":     {func(t *testing.T, dir string) { flip(t, dir, "KMS_EVENTS") }, "KMS_EVENTS"},
-		"a byte of the activity changed":   {func(t *testing.T, dir string) { flip(t, dir, "KMS_ACTIVITY_1") }, "KMS_ACTIVITY_1"},
-		"the events are gone":              {func(t *testing.T, dir string) { remove(t, dir, "KMS_EVENTS") }, "KMS_EVENTS"},
-		"the activity is gone":             {func(t *testing.T, dir string) { remove(t, dir, "KMS_ACTIVITY_1") }, "KMS_ACTIVITY_1"},
-		"the material is gone":             {func(t *testing.T, dir string) { remove(t, dir, "KMS_MATERIAL") }, "KMS_MATERIAL"},
-		"the high-water marks are garbage": {func(t *testing.T, dir string) { write(t, filepath.Join(dir, "highwater.json"), "{") }, ""},
+		"an older copy was put back":       {swap, "KMS_"},
+		"the end of the events is gone":    {truncate("KMS_EVENTS"), "KMS_EVENTS"},
+		"the end of the activity is gone":  {truncate("KMS_ACTIVITY_1"), "KMS_ACTIVITY_1"},
+		"a byte of the events changed":     {flip("KMS_EVENTS"), "KMS_EVENTS"},
+		"a byte of the activity changed":   {flip("KMS_ACTIVITY_1"), "KMS_ACTIVITY_1"},
+		"the events are gone":              {remove("KMS_EVENTS"), "KMS_EVENTS"},
+		"the activity is gone":             {remove("KMS_ACTIVITY_1"), "KMS_ACTIVITY_1"},
+		"the material is gone":             {remove("KMS_MATERIAL"), "KMS_MATERIAL"},
+		"the high-water marks are garbage": {spoilMarks, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -154,27 +154,36 @@ func messages(t *testing.T, dir, stream string) string {
 	return filepath.Join(folder, "1.blk")
 }
 
-func truncate(t *testing.T, dir, stream string) {
-	t.Helper()
-	path := messages(t, dir, stream)
-	info, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, info.Size()*3/4); err != nil {
-		t.Fatal(err)
+func truncate(stream string) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		t.Helper()
+		path := messages(t, dir, stream)
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, info.Size()*3/4); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
-func flip(t *testing.T, dir, stream string) {
-	t.Helper()
-	path := messages(t, dir, stream)
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+func flip(stream string) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		t.Helper()
+		path := messages(t, dir, stream)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[len(data)/2] ^= 1
+		write(t, path, string(data))
 	}
-	data[len(data)/2] ^= 1
-	write(t, path, string(data))
+}
+
+func spoilMarks(t *testing.T, dir string) {
+	t.Helper()
+	write(t, filepath.Join(dir, "highwater.json"), "{")
 }
 
 func write(t *testing.T, path, data string) {
@@ -184,10 +193,12 @@ func write(t *testing.T, path, data string) {
 	}
 }
 
-func remove(t *testing.T, dir, stream string) {
-	t.Helper()
-	if err := os.RemoveAll(filepath.Join(dir, "jetstream/jetstream/$G/streams", stream)); err != nil {
-		t.Fatal(err)
+func remove(stream string) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		t.Helper()
+		if err := os.RemoveAll(filepath.Join(dir, "jetstream/jetstream/$G/streams", stream)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

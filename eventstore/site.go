@@ -126,7 +126,7 @@ func (s *Store) site(ctx context.Context) (roots []Root, last Commit, err error)
 			return nil, last, err
 		}
 		if c.Prev != last.Hash {
-			return nil, last, &ChainError{Aggregate: SiteAggregate, Revision: c.Revision, Message: "the hash of the previous commit is not the one it names; restore the event store from a backup"}
+			return nil, last, &ChainError{SiteAggregate, c.Revision, "the hash of the previous commit is not the one it names; restore the event store from a backup"}
 		}
 		for _, e := range c.Site {
 			if created, ok := e.(RootCreated); ok {

@@ -121,10 +121,10 @@ func (s *Store) connect(ctx context.Context) (*nats.Conn, error) {
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.natsError(err) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if !s.closed.Load() {
-				s.log.Warn("disconnected from the event store", slog.Any("error", err))
+				s.log.WarnContext(s.life, "disconnected from the event store", slog.Any("error", err))
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { s.log.Info("connected to the event store again") }),
+		nats.ReconnectHandler(func(*nats.Conn) { s.log.InfoContext(s.life, "connected to the event store again") }),
 	}
 	if s.server != nil {
 		options = append(options, nats.InProcessServer(s.server))
@@ -153,7 +153,7 @@ func (s *Store) natsError(err error) {
 		s.fail(fmt.Errorf("%w: %w", ErrPermission, err))
 		return
 	}
-	s.log.Warn("event store connection", slog.Any("error", err))
+	s.log.WarnContext(s.life, "event store connection", slog.Any("error", err))
 }
 
 // fail notes that the store will not work again in this process.
@@ -161,7 +161,7 @@ func (s *Store) fail(err error) {
 	s.failOnce.Do(func() {
 		s.failure = err
 		close(s.failed)
-		s.log.Error("the event store failed for good", slog.Any("error", err))
+		s.log.ErrorContext(s.life, "the event store failed for good", slog.Any("error", err))
 	})
 }
 

@@ -98,7 +98,7 @@ func (s *Store) createStream(ctx context.Context, want jetstream.StreamConfig) e
 	for {
 		_, err := s.js.CreateStream(ctx, want)
 		if err == nil {
-			s.log.Info("stream created", slog.String("stream", want.Name), slog.Int("replicas", want.Replicas))
+			s.log.InfoContext(ctx, "stream created", slog.String("stream", want.Name), slog.Int("replicas", want.Replicas))
 			return nil
 		}
 		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another node was faster, with what Verify will check

@@ -127,7 +127,8 @@ func (s *Store) follow(ctx context.Context, stream string, after uint64, caughtU
 		case errors.Is(err, ErrDamaged):
 			return err
 		}
-		s.log.Warn("reading a stream stopped; going on where it did", slog.String("stream", stream), slog.Uint64("after", after), slog.Any("error", err))
+		s.log.WarnContext(ctx, "reading a stream stopped; going on where it did",
+			slog.String("stream", stream), slog.Uint64("after", after), slog.Any("error", err))
 		if after > before {
 			pause = 50 * time.Millisecond
 		}

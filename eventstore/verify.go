@@ -160,7 +160,7 @@ func (s *Store) marksPath() string { return filepath.Join(s.cfg.DataDir, "highwa
 
 // readMarks returns nil if none were written yet.
 func readMarks(path string) (*marks, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // the path is made of the configured folder
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // no marks are not an error
 	}
@@ -207,7 +207,7 @@ func writeMarks(path string, m *marks) (err error) {
 }
 
 func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600) //nolint:gosec // the path is made of the configured folder
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

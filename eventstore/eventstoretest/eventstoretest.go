@@ -26,7 +26,7 @@ func Open(t testing.TB, dir string) *eventstore.Store {
 		t.Fatalf("opening the event store: %v", err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
 		defer cancel()
 		if err := s.Close(ctx); err != nil {
 			t.Errorf("closing the event store: %v", err)
