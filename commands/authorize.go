@@ -12,13 +12,14 @@ import (
 
 // attempt is one caller's try to do one thing to one resource. It becomes one activity record.
 type attempt struct {
+	ref     domain.KeyRef
 	started time.Time
 	record  domain.ActivityRecord
 }
 
 func (s *Service) begin(c domain.Caller, operation string, category domain.Category, ref domain.KeyRef) attempt {
 	now := s.now()
-	a := attempt{started: now, record: domain.ActivityRecord{
+	a := attempt{ref: ref, started: now, record: domain.ActivityRecord{
 		Time: now, Project: ref.Name.Project, Location: ref.Name.Location, Version: ref.Version,
 		Operation: operation, Category: category, Caller: c,
 	}}
@@ -79,16 +80,23 @@ func (s *Service) succeeded(ctx context.Context, a *attempt) error {
 // refused records the attempt as refused because of err and returns what to tell the caller: err, or that no record
 // could be made of it.
 func (s *Service) refused(ctx context.Context, a *attempt, err error) error {
-	a.refuse(err, s.now())
+	s.refuse(a, err)
 	if failed := s.record(ctx, a.record); failed != nil {
 		return failed
 	}
 	return err
 }
 
-func (a *attempt) refuse(err error, now time.Time) {
+// refuse completes the record of a refused attempt. It names the key that was meant, if there is one, also when the caller
+// is not told whether there is: auditors of the key look for just that.
+func (s *Service) refuse(a *attempt, err error) {
+	if a.record.KeyUID.IsZero() && a.ref.Name.ID != "" {
+		if state, err := s.key(a.ref); err == nil {
+			a.about(state.Key, a.ref.Version)
+		}
+	}
 	a.record.GrantedBy = ""
-	a.record.Duration = now.Sub(a.started)
+	a.record.Duration = s.now().Sub(a.started)
 	refusal, ok := errors.AsType[*domain.Error](err)
 	if !ok { // not a rule's refusal: the cause is for the server's log, not for the record
 		refusal = &domain.Error{Reason: domain.ReasonInternal, Message: "internal error"}

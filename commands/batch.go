@@ -81,7 +81,7 @@ func batch[T any](ctx context.Context, s *Service, c domain.Caller, operation st
 		}
 		if err != nil {
 			outcomes[i] = Outcome[T]{Err: err}
-			a.refuse(err, s.now())
+			s.refuse(&a, err)
 		} else {
 			a.record.Outcome, a.record.Duration = domain.OutcomeOK, s.now().Sub(a.started)
 		}

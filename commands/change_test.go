@@ -270,12 +270,12 @@ func TestDue(t *testing.T) {
 func TestDenied(t *testing.T) {
 	f := &faults{}
 	s := newService(f)
-	ref, _ := newKey(t, s)
+	ref, state := newKey(t, s)
 	missing := domain.KeyRef{Name: ring.Key("missing")}
-	for _, r := range []domain.KeyRef{ref, missing} {
+	for r, uid := range map[domain.KeyRef]domain.UID{ref: state.Key.UID, missing: {}} {
 		_, err := s.RotateKey(t.Context(), nobody, r, commands.Mutation{})
 		refused(t, err, domain.ReasonPermissionDenied)
-		if last := f.last(t); last.Outcome != domain.OutcomeDenied || last.Caller.Principal != "nobody" || !last.KeyUID.IsZero() {
+		if last := f.last(t); last.Outcome != domain.OutcomeDenied || last.Caller.Principal != "nobody" || last.KeyUID != uid {
 			t.Errorf("recorded as %+v", last)
 		}
 		_, err = s.Encrypt(t.Context(), nobody, commands.EncryptRequest{Ref: r})
