@@ -3,7 +3,11 @@ package rpc_test
 import (
 	"bytes"
 	"context"
+	"net"
+	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"strconv"
 	"testing"
 
 	"go.opentelemetry.io/otel/sdk/metric"
@@ -12,6 +16,7 @@ import (
 	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
 	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
+	"github.com/keyledger/kms/proto/gen/kms/v1/kmsv1connect"
 	"github.com/keyledger/kms/rpc"
 )
 
@@ -42,5 +47,41 @@ func BenchmarkEdge(b *testing.B) {
 		if w.Code != 200 {
 			b.Fatal(w.Code, w.Body.String())
 		}
+	}
+}
+
+// BenchmarkLoopback is what a caller sees of the edge: client and server share the machine.
+func BenchmarkLoopback(b *testing.B) {
+	s := newServer(b, func(c *rpc.Config) { c.Commands = fast{c.Commands.(*site)} })
+	listener, err := (&net.ListenConfig{}).Listen(b.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	server := rpc.NewHTTPServer("", s.handler, nil, s.logger())
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(listener) }()
+	b.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			b.Error(err)
+		}
+		<-done
+	})
+	for _, callers := range []int{1, 16, 64} {
+		b.Run(strconv.Itoa(callers), func(b *testing.B) {
+			transport := &http.Transport{MaxIdleConnsPerHost: callers}
+			defer transport.CloseIdleConnections()
+			client := kmsv1connect.NewCryptoServiceClient(&http.Client{Transport: bearer{adminKey, transport}}, "http://"+listener.Addr().String())
+			req := &kmsv1.EncryptRequest{Name: keyPath, Plaintext: make([]byte, 32)}
+			b.SetParallelism(max(1, callers/runtime.GOMAXPROCS(0)))
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					if _, err := client.Encrypt(b.Context(), req); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
+		})
 	}
 }
