@@ -37,8 +37,7 @@ type conn struct {
 	idle   chan struct{} // closed when it has ended and the last lease is given back
 }
 
-// dial logs in and opens the sessions. The errors that trying again can't cure are ErrModuleMissing, ErrTokenMissing and
-// ErrWrongPIN.
+// dial logs in and opens the sessions. Trying again can't cure ErrModuleMissing and ErrWrongPIN, and seldom ErrTokenMissing.
 func dial(lib *library, cfg Config) (_ *conn, err error) {
 	c := &conn{
 		raw:      lib.raw,
@@ -104,7 +103,7 @@ func dialError(cfg Config, err error) error {
 
 // permanent reports whether opening the token again is of no use, or does harm: tokens count wrong PINs.
 func permanent(err error) bool {
-	return errors.Is(err, ErrModuleMissing) || errors.Is(err, ErrTokenMissing) || errors.Is(err, ErrWrongPIN)
+	return errors.Is(err, ErrModuleMissing) || errors.Is(err, ErrWrongPIN)
 }
 
 // close ends the epoch's PKCS#11 state. It finalises the library, and all sessions and session objects with it.

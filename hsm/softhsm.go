@@ -18,13 +18,15 @@ import (
 // The names below a folder that InitSoftHSM keeps. Everything that must exist together is in softHSMToken, which
 // appears by one rename when it is complete.
 const (
-	softHSMLabel   = "keyledger"
-	softHSMLock    = "lock"
-	softHSMConf    = "softhsm2.conf"
-	softHSMToken   = "token"
-	softHSMStaging = "token.new"
-	softHSMObjects = "objects"
-	softHSMPIN     = "pin"
+	softHSMLabel = "keyledger"
+	softHSMLock  = "lock"
+	// softHSMLoginLock is another, since a root is made under the first, and may need a login.
+	softHSMLoginLock = "login.lock"
+	softHSMConf      = "softhsm2.conf"
+	softHSMToken     = "token"
+	softHSMStaging   = "token.new"
+	softHSMObjects   = "objects"
+	softHSMPIN       = "pin"
 )
 
 // InitSoftHSM makes a SoftHSM token in dir, unless there is one, and says how to open it. The PIN is random and in

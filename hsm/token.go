@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -52,8 +53,11 @@ type Token struct {
 	flaps  int                 // how many epochs in a row ended soon
 }
 
-// dialAttempts bounds Open: processes that start on one SoftHSM folder at the same time see errors that pass.
-const dialAttempts = 6
+// How often Open tries. A token may seem to be missing while another process that does not keep to our lock logs in.
+const (
+	dialAttempts    = 6
+	missingAttempts = 3
+)
 
 // Open logs in to the token, and proves by self-test that it does what the keys' safety needs. No root is trusted
 // before VerifyRoot. A token that can't be opened yet is tried for some seconds, but a wrong PIN only once.
@@ -91,14 +95,27 @@ func (t *Token) open(ctx context.Context) error {
 
 func (t *Token) dialPatiently(ctx context.Context) (*conn, error) {
 	for try := 1; ; try++ {
-		c, err := dial(t.lib, t.cfg)
-		if err == nil || permanent(err) || try == dialAttempts {
+		c, err := t.dial(ctx)
+		if err == nil || permanent(err) || try == dialAttempts || errors.Is(err, ErrTokenMissing) && try == missingAttempts {
 			return c, err
 		}
 		if pause(ctx, backoff(try)) != nil {
 			return nil, err
 		}
 	}
+}
+
+// dial begins an epoch. One process at a time logs in to a token made of files: SoftHSM rewrites its file at each login,
+// and who reads it meanwhile sees no token, or one without a PIN.
+func (t *Token) dial(ctx context.Context) (*conn, error) {
+	if t.cfg.TokenDir != "" {
+		unlock, err := lockFile(ctx, filepath.Join(filepath.Dir(t.cfg.TokenDir), softHSMLoginLock))
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+	}
+	return dial(t.lib, t.cfg)
 }
 
 // closeWait bounds how long Close waits for calls that run in the token.
@@ -243,7 +260,7 @@ func (t *Token) recover(ctx context.Context, old *conn, why error, flaps int) {
 
 // redial opens a new epoch and proves that every live root is in it.
 func (t *Token) redial() (*conn, error) {
-	c, err := dial(t.lib, t.cfg)
+	c, err := t.dial(t.life)
 	if err != nil {
 		return nil, err
 	}
