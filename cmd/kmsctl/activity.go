@@ -4,12 +4,48 @@ import (
 	"context"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
 )
+
+// freshFlags belong to questions about activity, whose answers follow what happened by moments.
+type freshFlags struct {
+	Fresh bool `help:"Wait, some seconds at most, until all that happened before is shown."`
+}
+
+const (
+	freshPatience = 15 * time.Second
+	freshInterval = time.Second // each try is itself put on the log, so they should be few
+)
+
+// dated is an answer that says as of when it holds.
+type dated interface{ GetAsOfTime() *timestamppb.Timestamp }
+
+// ask asks once or, if the answer is to be fresh, until it holds all that happened before ask was called.
+func ask[Answer dated](ctx context.Context, c *client, f freshFlags, question func() (Answer, error)) (Answer, error) {
+	start := time.Now()
+	for {
+		answer, err := question()
+		if err != nil || !f.Fresh || !answer.GetAsOfTime().AsTime().Before(start) {
+			return answer, err
+		}
+		if time.Since(start) > freshPatience {
+			c.remark("kmsctl: the log is behind: what happened after %s may be missing", exactly(answer.GetAsOfTime()))
+			return answer, nil
+		}
+		select {
+		case <-ctx.Done():
+			return answer, context.Cause(ctx)
+		case <-time.After(freshInterval):
+		}
+	}
+}
 
 type activityCmd struct {
 	keyArg
 	pageFlags
+	freshFlags
 	formatFlags
 	Since         *moment   `placeholder:"TIME" help:"From when on: how long ago, like 2h or 7d, a day, or RFC 3339. By default the last day."`
 	Until         *moment   `placeholder:"TIME" help:"Until when, exclusive. By default now."`
@@ -56,11 +92,14 @@ func (c *activityCmd) Run(ctx context.Context, s *session) error {
 	all := &kmsv1.GetKeyActivityLogsResponse{}
 	err = c.pages(limit, func(size int32, token string) (int, string, error) {
 		req.PageSize, req.PageToken = size, token
-		page, err := call(ctx, cl, cl.GetKeyActivityLogs, req)
+		page, err := ask(ctx, cl, c.freshFlags, func() (*kmsv1.GetKeyActivityLogsResponse, error) {
+			return call(ctx, cl, cl.GetKeyActivityLogs, req)
+		})
 		if err != nil {
 			return 0, "", err
 		}
-		req.Skip = 0 // was left out of the first page
+		c.Fresh = false // the other pages are of the same log
+		req.Skip = 0    // was left out of the first page
 		page.ActivityLogs = append(all.GetActivityLogs(), page.GetActivityLogs()...)
 		n := len(page.ActivityLogs) - len(all.GetActivityLogs())
 		all = page
@@ -99,6 +138,7 @@ func listActivity(r *rows, logs []*kmsv1.ActivityLog) {
 
 type lastUseCmd struct {
 	keyArg
+	freshFlags
 	formatFlags
 }
 
@@ -111,7 +151,9 @@ func (c *lastUseCmd) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	info, err := call(ctx, cl, cl.GetLatestUseInfo, &kmsv1.GetLatestUseInfoRequest{Name: name})
+	info, err := ask(ctx, cl, c.freshFlags, func() (*kmsv1.LatestUseInfo, error) {
+		return call(ctx, cl, cl.GetLatestUseInfo, &kmsv1.GetLatestUseInfoRequest{Name: name})
+	})
 	if err != nil {
 		return err
 	}

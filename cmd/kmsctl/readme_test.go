@@ -45,11 +45,17 @@ func testReadme(t *testing.T, s server) {
 	}
 	refused := regexp.MustCompile(`(?m)^(.*\S) +# refused: ([A-Z_]+)$`)
 	refusals := 0
+	_, err = exec.LookPath("curl")
+	withCurl := err == nil
 	for _, b := range blocks {
+		if !withCurl && strings.Contains(b[1], "call ") {
+			t.Log("curl is missing: the commands that need it are left out")
+			continue
+		}
 		refusals += len(refused.FindAllString(b[1], -1))
 		script.WriteString(refused.ReplaceAllString(b[1], "refused $2 $1") + "\n")
 	}
-	if refusals < 3 {
+	if withCurl && refusals < 3 {
 		t.Errorf("the README shows %d refusals: are they marked otherwise now?", refusals)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -61,7 +67,11 @@ func testReadme(t *testing.T, s server) {
 	if err != nil {
 		t.Fatalf("the commands of the README failed: %v\n%s", err, out)
 	}
-	for _, want := range []string{"the same\n", `"ciphertext":`, "KEY_DISABLED", "BAD_CIPHERTEXT", "CreateKey", "local"} {
+	wants := []string{"the same\n", "KEY_DISABLED", "BAD_CIPHERTEXT", "RotateKey", "ReEncrypt", "success"}
+	if withCurl {
+		wants = append(wants, `"ciphertext":`, `"activityLogs":`, "SoftHSM")
+	}
+	for _, want := range wants {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("the output has no %q:\n%s", want, out)
 		}
