@@ -64,7 +64,7 @@ func (l *Log) insert(ctx context.Context, generation uint32, stream, token strin
 		return err
 	}
 	if err := l.insertNative(ctx, l.activityName(generation), columnList(b.rows.columns), token, rows); err != nil {
-		span.RecordError(err)
+		failed(span, err)
 		return fmt.Errorf("inserting messages %d to %d of %s: %w", b.first, b.last, stream, err)
 	}
 	if b.latest.rows() > 0 {
@@ -73,7 +73,7 @@ func (l *Log) insert(ctx context.Context, generation uint32, stream, token strin
 			return err
 		}
 		if err := l.insertNative(ctx, l.latestName(generation), columnList(b.latest.columns), token, uses); err != nil {
-			span.RecordError(err)
+			failed(span, err)
 			return fmt.Errorf("inserting the latest uses in messages %d to %d of %s: %w", b.first, b.last, stream, err)
 		}
 	}
@@ -116,5 +116,5 @@ func (l *Log) present(ctx context.Context, generation uint32, stream string, b *
 	if err != nil {
 		return 0, unavailable("counting the rows of a range", err)
 	}
-	return int(n), nil //nolint:gosec // of a range of a few thousand
+	return int(n), nil
 }

@@ -101,7 +101,7 @@ func (b *block) append(m *eventstore.Recorded) {
 		b.lineage = append(b.lineage, uuid.UUID(m.Lineage))
 		b.stream.Append(m.Stream)
 		b.seq = append(b.seq, m.Seq)
-		b.index = append(b.index, uint32(i)) //nolint:gosec // a message has at most 512 records
+		b.index = append(b.index, uint32(i)) // of at most 512 records
 		b.project.Append(r.Project)
 		b.location.Append(r.Location)
 		b.keyUID = append(b.keyUID, uuid.UUID(r.KeyUID))
@@ -165,7 +165,7 @@ func micros(t time.Time) int64 {
 }
 
 func durationMicros(d time.Duration) uint32 {
-	return uint32(min(max(d.Microseconds(), 0), math.MaxUint32)) //nolint:gosec // within bounds
+	return uint32(min(max(d.Microseconds(), 0), math.MaxUint32))
 }
 
 // address is the caller's as IPv6; an IPv4 address is mapped (RFC 4291 section 2.5.5.2), and none is the unspecified one.

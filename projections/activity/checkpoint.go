@@ -69,7 +69,7 @@ func (l *Log) acquire(ctx context.Context, name string) (c checkpoint, revision 
 	if c, revision, err = l.loadCheckpoint(ctx, name); err != nil {
 		return c, 0, fmt.Errorf("reading how far the log is: %w", err)
 	}
-	if revision != 0 && c.Owner != l.owner && time.Since(c.Renewed) < staleAfter {
+	if l.shared && revision != 0 && c.Owner != l.owner && time.Since(c.Renewed) < staleAfter {
 		return c, 0, errNotOwner
 	}
 	c.Owner, c.Renewed = l.owner, time.Now()

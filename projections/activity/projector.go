@@ -62,38 +62,35 @@ func (l *Log) streams(ctx context.Context) ([]string, error) {
 func (l *Log) project(ctx context.Context, stream string) {
 	p := &projector{l: l, stream: stream, batch: newBatch()}
 	backoff := minBackoff
-	failing := false
-	for ctx.Err() == nil {
+	failing := false // and said so
+	for {
 		progressed, err := p.session(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case errors.Is(err, errNotOwner), errors.Is(err, errNewGeneration):
-			l.forgetProgress(p.name)
-			backoff = minBackoff
-			failing = false
-		case progressed:
-			backoff = minBackoff
-			fallthrough
-		default:
-			level := slog.LevelWarn
-			if failing && !progressed { // said already
-				level = slog.LevelDebug
-			}
-			failing = true
-			l.log.LogAttrs(ctx, level, "bringing a stream into the activity log will be tried again",
-				slog.String("stream", stream), slog.Any("error", err))
+		}
+		if progressed {
+			backoff, failing = minBackoff, false
 		}
 		wait := backoff
-		if errors.Is(err, errNotOwner) {
-			wait = standby
-		} else {
+		switch {
+		case errors.Is(err, errNotOwner):
+			l.forgetProgress(p.name)
+			wait, failing = standby, false
+		case errors.Is(err, errNewGeneration):
+			l.forgetProgress(p.name)
+			wait, failing = 0, false
+		default:
+			if !failing {
+				l.log.LogAttrs(ctx, slog.LevelWarn, "bringing a stream into the activity log is tried again until it succeeds",
+					slog.String("stream", stream), slog.Any("error", err))
+			}
+			failing = true
 			p.observeHead(ctx)
+			backoff = min(2*backoff, maxBackoff)
 		}
 		if !sleep(ctx, wait) {
 			return
 		}
-		backoff = min(2*backoff, maxBackoff)
 	}
 }
 

@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	// DefaultPageSize and MaxPageSize bound the rows of a page.
+	// DefaultPageSize is how many rows a page has if the query does not say.
 	DefaultPageSize = 100
-	MaxPageSize     = 1000
+	// MaxPageSize is how many rows a page has at most.
+	MaxPageSize = 1000
 	// DefaultRange is how far back a query looks that does not say.
 	DefaultRange = 24 * time.Hour
 )

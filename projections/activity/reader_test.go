@@ -35,9 +35,11 @@ func TestRecordsAndCommitsComeBackAsTheyWere(t *testing.T) {
 	l := s.open(t)
 	run(t, l)
 	full := record(t)
-	bare := domain.ActivityRecord{Time: full.Time.Add(time.Microsecond), Project: "default", KeyName: "no such key", Operation: "Decrypt",
+	bare := domain.ActivityRecord{
+		Time: full.Time.Add(time.Microsecond), Project: "default", KeyName: "no such key", Operation: "Decrypt",
 		Category: domain.CategoryCrypto, Outcome: domain.OutcomeDenied, Reason: domain.ReasonPermissionDenied, Message: "you may not",
-		Caller: domain.Caller{Principal: "system", Kind: domain.KindSystem, Request: domain.RequestSystem}}
+		Caller: domain.Caller{Principal: "system", Kind: domain.KindSystem, Request: domain.RequestSystem},
+	}
 	six := record(t)
 	six.Time, six.Caller.Address = full.Time.Add(2*time.Microsecond), netip.MustParseAddr("2001:db8::1")
 	s.record(t, 3, full, bare, six)
@@ -72,8 +74,10 @@ func (s *site) createKey(t *testing.T, id string) eventstore.Commit {
 	t.Helper()
 	name := domain.KeyName{Project: "default", Location: "local", Ring: "default", ID: id}
 	uid, now := newUID(t), time.Now().UTC().Truncate(time.Microsecond)
-	events, err := domain.Decide(domain.Key{}, now, domain.CreateKey{UID: uid, Name: name, Purpose: domain.EncryptDecrypt,
-		Algorithm: domain.AES256GCM, Protection: domain.HSM, Creator: "admin", LedgerTag: [32]byte{7}, MaterialID: newUID(t)})
+	events, err := domain.Decide(domain.Key{}, now, domain.CreateKey{
+		UID: uid, Name: name, Purpose: domain.EncryptDecrypt,
+		Algorithm: domain.AES256GCM, Protection: domain.HSM, Creator: "admin", LedgerTag: [32]byte{7}, MaterialID: newUID(t),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,12 +179,12 @@ func TestFilters(t *testing.T) {
 			tt.query.Total = true
 			page := logs(t, l, tt.query)
 			var got []int
-			for i := len(page.Rows) - 1; i >= 0; i-- {
-				if page.Rows[i].Position.Stream == "KMS_EVENTS" {
+			for _, row := range slices.Backward(page.Rows) {
+				if row.Position.Stream == "KMS_EVENTS" {
 					continue // the site's own first commit
 				}
-				got = append(got, int(page.Rows[i].Time.Sub(base)/time.Second))
-				if page.Rows[i].Time.Before(base) {
+				got = append(got, int(row.Time.Sub(base)/time.Second))
+				if row.Time.Before(base) {
 					got[len(got)-1] = 15
 				}
 			}
@@ -314,11 +318,15 @@ func TestLatestUse(t *testing.T) {
 	}
 	address := netip.MustParseAddr("192.0.2.1")
 	want := []activity.LatestUseEntry{
-		{Version: 2, Operation: "Decrypt", Category: domain.CategoryCrypto,
-			LastRefusal: &activity.Use{Time: at.Add(time.Second), Principal: "failed", Address: address, Outcome: domain.OutcomeFailed, Reason: domain.ReasonBadCiphertext}},
-		{Version: 1, Operation: "Encrypt", Category: domain.CategoryCrypto,
+		{
+			Version: 2, Operation: "Decrypt", Category: domain.CategoryCrypto,
+			LastRefusal: &activity.Use{Time: at.Add(time.Second), Principal: "failed", Address: address, Outcome: domain.OutcomeFailed, Reason: domain.ReasonBadCiphertext},
+		},
+		{
+			Version: 1, Operation: "Encrypt", Category: domain.CategoryCrypto,
 			LastSuccess: &activity.Use{Time: at.Add(5 * time.Second), Principal: "newest", Address: address, Outcome: domain.OutcomeOK},
-			LastRefusal: &activity.Use{Time: at.Add(7 * time.Second), Principal: "refused", Address: address, Outcome: domain.OutcomeDenied, Reason: domain.ReasonKeyDisabled}},
+			LastRefusal: &activity.Use{Time: at.Add(7 * time.Second), Principal: "refused", Address: address, Outcome: domain.OutcomeDenied, Reason: domain.ReasonKeyDisabled},
+		},
 	}
 	if diff := cmp.Diff(want, got.Entries, comparable); diff != "" {
 		t.Errorf("entries (-want +got):\n%s", diff)

@@ -159,6 +159,8 @@ func (s schema) newest() (newest uint32) {
 var generationTable = regexp.MustCompile(`^(activity|latest_use)_g([1-9][0-9]*)$`)
 
 func (l *Log) readSchema(ctx context.Context) (schema, error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
 	s := schema{activity: map[uint32]string{}, latest: map[uint32]bool{}}
 	rows, err := l.conn.Query(ctx, `SELECT name, toString(uuid), comment FROM system.tables WHERE database = {db:String}`, clickhouse.Named("db", l.db))
 	if err != nil {
@@ -206,7 +208,7 @@ func (l *Log) createGeneration(ctx context.Context, n uint32, mayExist bool) err
 		if mayExist {
 			statement = strings.Replace(statement, "CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ", 1)
 		}
-		if err := l.conn.Exec(ctx, statement); err != nil {
+		if err := l.exec(ctx, statement); err != nil {
 			return unavailable(fmt.Sprintf("creating generation %d of the log", n), err)
 		}
 	}
@@ -222,16 +224,22 @@ func (l *Log) show(ctx context.Context, n uint32) error {
 }
 
 func (l *Log) showView(ctx context.Context, view, table string, n uint32) error {
-	if err := l.conn.Exec(ctx, fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT * FROM %s COMMENT '%d'", view, table, n)); err != nil {
+	if err := l.exec(ctx, fmt.Sprintf("CREATE OR REPLACE VIEW %s AS SELECT * FROM %s COMMENT '%d'", view, table, n)); err != nil {
 		return unavailable(fmt.Sprintf("showing generation %d of the log", n), err)
 	}
 	return nil
 }
 
+func (l *Log) exec(ctx context.Context, statement string) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	return l.conn.Exec(ctx, statement)
+}
+
 // drop removes the tables of a generation.
 func (l *Log) drop(ctx context.Context, n uint32) error {
 	for _, table := range []string{l.activityName(n), l.latestName(n)} {
-		if err := l.conn.Exec(ctx, "DROP TABLE IF EXISTS "+table+" SYNC"); err != nil {
+		if err := l.exec(ctx, "DROP TABLE IF EXISTS "+table+" SYNC"); err != nil {
 			return unavailable(fmt.Sprintf("dropping generation %d of the log", n), err)
 		}
 	}

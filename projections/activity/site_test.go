@@ -236,10 +236,10 @@ func scan[T any](t *testing.T, l *activity.Log, query string) T {
 func exactlyOnce(t *testing.T, l *activity.Log, want int) {
 	t.Helper()
 	const from = " FROM kms.activity WHERE stream LIKE 'KMS_ACTIVITY_%'"
-	if got := scan[uint64](t, l, "SELECT count()"+from); got != uint64(want) { //nolint:gosec // a number of rows
+	if got := scan[uint64](t, l, "SELECT count()"+from); got != uint64(want) {
 		t.Errorf("%d rows, want %d", got, want)
 	}
-	if got := scan[uint64](t, l, "SELECT uniqExact(lineage, stream, stream_seq, record_index)"+from); got != uint64(want) { //nolint:gosec // a number of rows
+	if got := scan[uint64](t, l, "SELECT uniqExact(lineage, stream, stream_seq, record_index)"+from); got != uint64(want) {
 		t.Errorf("%d different rows, want %d", got, want)
 	}
 }

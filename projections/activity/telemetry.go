@@ -5,6 +5,7 @@ import (
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
@@ -75,6 +76,11 @@ func (t telemetry) startInsert(ctx context.Context, stream string, b *batch) (co
 		span.AddLink(trace.Link{SpanContext: trace.SpanContextFromContext(linked)})
 	}
 	return ctx, span
+}
+
+func failed(span trace.Span, err error) {
+	span.RecordError(err)
+	span.SetStatus(codes.Error, "inserting")
 }
 
 // trace remembers the request that wrote a message, for the link from the insert's span.

@@ -112,7 +112,7 @@ func lockFolder(dir string) (unlock func(), err error) {
 		return nil, err
 	}
 	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 100) {
-		err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // descriptors are small
+		err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return func() { _ = folder.Close() }, nil
 		}

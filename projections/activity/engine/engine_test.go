@@ -419,12 +419,12 @@ func beParent(dir string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Println(p.Pid())
+	fmt.Fprintln(os.Stdout, p.Pid())
 	select {}
 }
 
 func TestChildDiesWithKilledParent(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), os.Args[0], parentArg, t.TempDir()) //nolint:gosec // this test binary
+	cmd := exec.CommandContext(t.Context(), os.Args[0], parentArg, t.TempDir())
 	cmd.Stderr = t.Output()
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {

@@ -157,7 +157,7 @@ func (h *handler) hello(w http.ResponseWriter, q url.Values) {
 func (h *handler) insert(w http.ResponseWriter, r *http.Request, s *session, statement string) {
 	clause := formatClause.FindStringSubmatchIndex(statement)
 	format, statement := statement[clause[2]:clause[3]], statement[:clause[0]]
-	buffer := h.buffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+	buffer := h.buffers.Get().(*[]byte) // the pool holds nothing else
 	defer h.buffers.Put(buffer)
 	rows, err := s.insert(statement, format, r.Body, *buffer)
 	if err != nil {

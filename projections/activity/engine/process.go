@@ -77,7 +77,7 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 		return nil, fmt.Errorf("preparing the clickhouse engine: %w", err)
 	}
 	first := make(chan error, 1)
-	go p.supervise(first)
+	go p.supervise(first) //nolint:gosec // it outlives this call and its context; Close ends it
 	select {
 	case err = <-first:
 	case <-ctx.Done():
