@@ -27,6 +27,13 @@ import (
 const asServer = "KMS_TEST_AS_SERVER"
 
 func TestMain(m *testing.M) {
+	if where := os.Getenv(asNATS); where != "" {
+		if err := runNATS(where); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(asServer) != "" || len(os.Args) > 1 && os.Args[1] == engineCommand {
 		main()
 		return
