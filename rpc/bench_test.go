@@ -3,6 +3,7 @@ package rpc_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -64,7 +65,9 @@ func BenchmarkLoopback(b *testing.B) {
 		if err := server.Close(); err != nil {
 			b.Error(err)
 		}
-		<-done
+		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+			b.Error(err)
+		}
 	})
 	for _, callers := range []int{1, 16, 64} {
 		b.Run(strconv.Itoa(callers), func(b *testing.B) {

@@ -1,7 +1,10 @@
 package rpc
 
 import (
+	"compress/gzip"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -16,6 +19,8 @@ import (
 const (
 	maxBody      = 256 << 10
 	maxBatchBody = 4 << 20
+	// maxOperationsMessage is for health checks and reflection.
+	maxOperationsMessage = 4 << 10
 )
 
 // method is what is known of one RPC before any request, looked up once per request.
@@ -80,8 +85,40 @@ func methodsByProcedure() (map[string]*method, error) {
 
 // limits gives each handler the size of its largest message, also after decompression.
 func (s *Server) limits(spec connect.Spec) []connect.HandlerOption {
-	if m, ok := s.methods[spec.Procedure]; ok {
-		return []connect.HandlerOption{connect.WithReadMaxBytes(m.maxBody)}
+	limit := s.methods[spec.Procedure].maxBody
+	return []connect.HandlerOption{
+		connect.WithReadMaxBytes(limit),
+		connect.WithCompression("gzip", nil, nil), // connect's own
+		connect.WithCompression("gzip",
+			func() connect.Decompressor { return &boundedGzip{limit: limit} },
+			func() connect.Compressor { return gzip.NewWriter(io.Discard) }),
 	}
-	return nil // the writer of errors asks too, for no method
+}
+
+// boundedGzip decompresses up to its limit and one byte, by which the handler sees that there is more. The handler would
+// read on to tell how much: gigabytes, out of a few megabytes.
+type boundedGzip struct {
+	gzip.Reader
+
+	limit int
+	read  int
+}
+
+var errInflated = errors.New("the message is larger than its limit")
+
+// Reset implements connect.Decompressor.
+func (b *boundedGzip) Reset(r io.Reader) error {
+	b.read = 0
+	return b.Reader.Reset(r)
+}
+
+// Read implements io.Reader.
+func (b *boundedGzip) Read(p []byte) (int, error) {
+	left := b.limit + 1 - b.read
+	if left <= 0 {
+		return 0, errInflated
+	}
+	n, err := b.Reader.Read(p[:min(len(p), left)])
+	b.read += n
+	return n, err
 }

@@ -8,10 +8,15 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"connectrpc.com/connect"
 
 	"github.com/keyledger/kms/domain"
+	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
 )
 
 // TestRESTRefusals tells what REST says to what it can't take: its code, reason and shape, and what is recorded of it.
@@ -123,12 +128,13 @@ func TestRESTBodyOfUnknownLength(t *testing.T) {
 	}
 }
 
-// TestGzipBomb: a few kilobytes that become a gigabyte must cost neither memory nor time.
-func TestGzipBomb(t *testing.T) {
-	var bomb bytes.Buffer
-	z := gzip.NewWriter(&bomb)
+// gzipped is n times 64 MiB of zeros. Members of a gzip stream may follow each other, so one is made and repeated.
+func gzipped(t *testing.T, n int) string {
+	t.Helper()
+	var member bytes.Buffer
+	z := gzip.NewWriter(&member)
 	zeros := make([]byte, 1<<20)
-	for range 128 {
+	for range 64 {
 		if _, err := z.Write(zeros); err != nil {
 			t.Fatal(err)
 		}
@@ -136,21 +142,56 @@ func TestGzipBomb(t *testing.T) {
 	if err := z.Close(); err != nil {
 		t.Fatal(err)
 	}
+	return strings.Repeat(member.String(), n)
+}
+
+// TestGzipBomb: a few megabytes that become gigabytes must cost neither memory nor time, even of callers with a
+// credential.
+func TestGzipBomb(t *testing.T) {
+	small, large := gzipped(t, 4), gzipped(t, 62) // 256 KiB and 4 MiB
 	s := serve(t)
 	s.send(t, "GET", "/api/v1/serverInfo", "") // what the first request costs
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	rest := s.send(t, "POST", "/api/v1/"+keyPath+":encrypt", bomb.String(), "Content-Encoding", "gzip")
-	unary := s.send(t, "POST", "/kms.v1.CryptoService/Encrypt", bomb.String(), "Content-Encoding", "gzip")
+	started := time.Now()
+	for path, tt := range map[string]struct {
+		body     string
+		statuses []int
+	}{
+		"/api/v1/" + keyPath + ":encrypt":    {small, []int{415}},
+		"/kms.v1.CryptoService/Encrypt":      {small, []int{400, 429}},
+		"/kms.v1.CryptoService/BatchEncrypt": {large, []int{400, 429}},
+		"/grpc.health.v1.Health/Check":       {large, []int{501}},
+	} {
+		a := s.send(t, "POST", path, tt.body, "Content-Encoding", "gzip")
+		if !slices.Contains(tt.statuses, a.status) || a.header.Get("Content-Encoding") != "" {
+			t.Errorf("%s: %d %v %s", path, a.status, a.header, a.body)
+		}
+	}
 	runtime.ReadMemStats(&after)
-	if rest.status != 415 || rest.header.Get("Content-Encoding") != "" {
-		t.Errorf("REST: %d %v", rest.status, rest.header)
+	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+		t.Errorf("they cost %d MB of memory", used>>20)
 	}
-	if unary.status != 429 && unary.status != 400 {
-		t.Errorf("Connect: %d %s", unary.status, unary.body)
+	if took := time.Since(started); took > 3*time.Second { // decompressing them whole takes a minute
+		t.Errorf("they took %v", took)
 	}
-	if used := after.TotalAlloc - before.TotalAlloc; used > 16<<20 {
-		t.Errorf("both cost %d MB of memory", used>>20)
+}
+
+// TestCompressedRequests: what is within the limit is taken over the RPC protocols.
+func TestCompressedRequests(t *testing.T) {
+	s := serve(t)
+	for name, options := range protocols {
+		t.Run(name, func(t *testing.T) {
+			client := s.crypto(t, append(slices.Clip(options), connect.WithSendGzip())...)
+			res, err := client.Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: keyPath, Plaintext: make([]byte, 65536)})
+			if err != nil || len(res.GetCiphertext()) != 65540 {
+				t.Error(err)
+			}
+			_, err = client.Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: keyPath, Plaintext: make([]byte, 300<<10)})
+			if connect.CodeOf(err) != connect.CodeResourceExhausted {
+				t.Errorf("too large a message: %v", err)
+			}
+		})
 	}
 }
 

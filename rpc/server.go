@@ -211,7 +211,8 @@ func (s *Server) mountServices(options []connect.HandlerOption) []service {
 
 // mountOperations adds what operators and tools need. It needs no credential and shows nothing of any key.
 func (s *Server) mountOperations() {
-	limit := connect.WithReadMaxBytes(maxBody)
+	// Strangers may ask these: their messages are small, and nothing is decompressed for them.
+	limit := connect.WithHandlerOptions(connect.WithReadMaxBytes(maxOperationsMessage), connect.WithCompression("gzip", nil, nil))
 	s.mux.Handle(grpchealth.NewHandler(s, limit))
 	reflector := grpcreflect.NewStaticReflector(serviceNames()...)
 	s.mux.Handle(grpcreflect.NewHandlerV1(reflector, limit))
