@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"connectrpc.com/connect"
 
@@ -153,7 +152,6 @@ func TestGzipBomb(t *testing.T) {
 	s.send(t, "GET", "/api/v1/serverInfo", "") // what the first request costs
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	started := time.Now()
 	for path, tt := range map[string]struct {
 		body     string
 		statuses []int
@@ -167,13 +165,13 @@ func TestGzipBomb(t *testing.T) {
 		if !slices.Contains(tt.statuses, a.status) || a.header.Get("Content-Encoding") != "" {
 			t.Errorf("%s: %d %v %s", path, a.status, a.header, a.body)
 		}
+		if strings.Contains(a.body, "\"message size") {
+			t.Errorf("%s was decompressed to its end to tell its size: %s", path, a.body)
+		}
 	}
 	runtime.ReadMemStats(&after)
 	if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
 		t.Errorf("they cost %d MB of memory", used>>20)
-	}
-	if took := time.Since(started); took > 3*time.Second { // decompressing them whole takes a minute
-		t.Errorf("they took %v", took)
 	}
 }
 
