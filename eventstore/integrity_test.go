@@ -101,6 +101,7 @@ func TestDamage(t *testing.T) {
 		"an older copy was put back":       {swap, "KMS_"},
 		"the end of the events is gone":    {truncate("KMS_EVENTS"), "KMS_EVENTS"},
 		"the end of the activity is gone":  {truncate("KMS_ACTIVITY_1"), "KMS_ACTIVITY_1"},
+		"the end of the material is gone":  {truncate("KMS_MATERIAL"), "KMS_MATERIAL"},
 		"a byte of the events changed":     {flip("KMS_EVENTS"), "KMS_EVENTS"},
 		"a byte of the activity changed":   {flip("KMS_ACTIVITY_1"), "KMS_ACTIVITY_1"},
 		"the events are gone":              {remove("KMS_EVENTS"), "KMS_EVENTS"},
@@ -340,5 +341,93 @@ func TestRaisedLimits(t *testing.T) {
 	}
 	if got := stream.CachedInfo().Config.MaxBytes; got != cfg.ActivityMaxBytes {
 		t.Errorf("limit = %d, want %d", got, cfg.ActivityMaxBytes)
+	}
+}
+
+// TestReplacedStream: an administrator deleted a stream and made it again. What is in it now is not what was.
+func TestReplacedStream(t *testing.T) {
+	dir := t.TempDir()
+	s := eventstoretest.Open(t, dir)
+	fill(t, s, 3)
+	closeStore(t, s)
+	s, err := eventstore.Open(t.Context(), eventstoretest.Config(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := s.JetStream().Stream(t.Context(), "KMS_MATERIAL")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.JetStream().DeleteStream(t.Context(), "KMS_MATERIAL"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.JetStream().CreateStream(t.Context(), stream.CachedInfo().Config); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, s, 10)
+	closeStore(t, s)
+	var damaged *eventstore.IntegrityError
+	if err := verify(t, dir); !errors.As(err, &damaged) || damaged.Stream != "KMS_MATERIAL" {
+		t.Errorf("error = %v, want one about the material", err)
+	}
+}
+
+// TestEvicted: an administrator had a stream evict its oldest messages, and then undid the setting.
+func TestEvicted(t *testing.T) {
+	s := eventstoretest.New(t)
+	fill(t, s, 10)
+	stream, err := s.JetStream().Stream(t.Context(), "KMS_ACTIVITY_1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := stream.CachedInfo().Config
+	evicting := before
+	evicting.MaxMsgs, evicting.Discard = 5, jetstream.DiscardOld
+	for _, cfg := range []jetstream.StreamConfig{evicting, before} {
+		if _, err := s.JetStream().UpdateStream(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Verify(t.Context()); !errors.Is(err, eventstore.ErrDamaged) {
+		t.Errorf("error = %v, want damage", err)
+	}
+}
+
+// TestGap damages the first of several blocks, which the server leaves out without an error.
+func TestGap(t *testing.T) {
+	dir := t.TempDir()
+	cfg := eventstoretest.Config(t, dir)
+	cfg.ActivityMaxBytes = 120_000 // the server then uses small blocks
+	s := openExternal(t, cfg, 1)
+	for range 200 {
+		if _, err := s.Record(t.Context(), []domain.ActivityRecord{record(t, "k")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeStore(t, s)
+	flip("KMS_ACTIVITY_1")(t, dir)
+
+	s, err := eventstore.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeStore(t, s)
+	first, last, err := s.StreamHead(t.Context(), "KMS_ACTIVITY_1")
+	if err != nil || first != 1 || last != 200 {
+		t.Fatalf("the stream is from %d to %d, %v: the test does not make a gap", first, last, err)
+	}
+	if err := s.Verify(t.Context()); !errors.Is(err, eventstore.ErrDamaged) {
+		t.Errorf("verify: error = %v, want damage", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var ended error
+	for r, err := range s.ReadRecords(ctx, "KMS_ACTIVITY_1", 0) {
+		if ended = err; err != nil || r.Seq == last {
+			break
+		}
+	}
+	if !errors.Is(ended, eventstore.ErrDamaged) {
+		t.Errorf("reading: ended with %v, want damage", ended)
 	}
 }

@@ -52,6 +52,7 @@ type writer struct {
 	batch []*recordRequest
 	data  []byte
 	carry *recordRequest // taken from queue but too large for the batch
+	late  bool           // an earlier message was given up and may still arrive
 
 	drain  chan struct{}   // closed by close: store what is queued and end
 	giveUp context.Context // ended by close when its own context does: store nothing more
@@ -290,6 +291,7 @@ func (w *writer) append() (Receipt, error) {
 				return receipt, readErr
 			}
 			if outcome == refused && errors.Is(readErr, errNoMessage) {
+				w.late = true
 				return Receipt{}, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 			}
 		}
@@ -324,13 +326,13 @@ func (w *writer) resolve(msg *nats.Msg) (_ Receipt, known bool, err error) {
 	case bytes.Equal(m.data, msg.Data):
 		return w.stored(stream, m.seq), true, nil
 	}
-	if _, err := parseTypeHeader(m.header.Get(headerType), typeActivity); err != nil {
-		err := &IntegrityError{Stream: stream, Message: fmt.Sprintf("message %d on this process's own subject is not its own: %v", m.seq, err)}
+	if _, err := parseTypeHeader(m.header.Get(headerType), typeActivity); err != nil || !w.late {
+		err := &IntegrityError{Stream: stream, Message: fmt.Sprintf("message %d on this process's own subject is not its own", m.seq)}
 		w.store.fail(err)
 		return Receipt{}, true, err
 	}
-	// An earlier batch, given up when the stream was full, arrived late. This one follows it.
-	w.last = m.seq
+	// The message that was given up when the stream was full arrived late. This one follows it.
+	w.last, w.late = m.seq, false
 	msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(m.seq))
 	return Receipt{}, false, errNoMessage
 }
