@@ -151,7 +151,7 @@ func newBinding() domain.Binding {
 func newKey(tb testing.TB) (domain.Binding, domain.WrappedKey) {
 	tb.Helper()
 	b := newBinding()
-	w, err := shared.Generate(context.Background(), b)
+	w, err := shared.Generate(tb.Context(), b)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -364,14 +364,14 @@ func TestCutUnderLoad(t *testing.T) {
 				pauseAll.RLock()
 				var x sealed
 				var err error
-				x.iv, x.ct, err = shared.Encrypt(context.Background(), b, b.KeyUID[:], nil)
+				x.iv, x.ct, err = shared.Encrypt(t.Context(), b, b.KeyUID[:], nil)
 				pauseAll.RUnlock()
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				pauseAll.RLock()
-				got, err := shared.Decrypt(context.Background(), b, x.iv, x.ct, nil)
+				got, err := shared.Decrypt(t.Context(), b, x.iv, x.ct, nil)
 				pauseAll.RUnlock()
 				if err != nil || !bytes.Equal(got, b.KeyUID[:]) {
 					t.Errorf("got %x, %v", got, err)

@@ -103,7 +103,7 @@ func (c *conn) selfTest() (Capabilities, error) {
 	caps := Capabilities{
 		Manufacturer: c.token.ManufacturerID, Model: c.token.Model, Serial: c.token.SerialNumber, Label: c.token.Label,
 		Firmware:    fmt.Sprintf("%d.%d", c.token.FirmwareVersion.Major, c.token.FirmwareVersion.Minor),
-		Unsupported: map[domain.Algorithm]string{},
+		Unsupported: make(map[domain.Algorithm]string),
 	}
 	until := time.Now().Add(5 * time.Second)
 	for _, test := range []struct {

@@ -21,7 +21,7 @@ func wrapRef(t *testing.T, kek, key []byte) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := binary.BigEndian.AppendUint32([]byte{0xa6, 0x59, 0x59, 0xa6}, uint32(len(key))) //nolint:gosec // tens of bytes
+	out := binary.BigEndian.AppendUint32([]byte{0xa6, 0x59, 0x59, 0xa6}, uint32(len(key)))
 	out = append(out, key...)
 	for len(out)%8 != 0 {
 		out = append(out, 0)
@@ -34,7 +34,7 @@ func wrapRef(t *testing.T, kek, key []byte) []byte {
 			binary.BigEndian.PutUint64(block[:], a)
 			copy(block[8:], out[8*i:8*i+8])
 			c.Encrypt(block[:], block[:])
-			a = binary.BigEndian.Uint64(block[:]) ^ uint64(n*j+i) //nolint:gosec // small
+			a = binary.BigEndian.Uint64(block[:]) ^ uint64(n*j+i)
 			copy(out[8*i:], block[8:])
 		}
 	}

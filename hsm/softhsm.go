@@ -67,7 +67,7 @@ func InitSoftHSM(ctx context.Context, dir, module string) (Config, error) {
 	if err := saveTokenFiles(token); err != nil {
 		return Config{}, fmt.Errorf("copying the token's files: %w", err)
 	}
-	pin, err := os.ReadFile(filepath.Join(token, softHSMPIN)) //nolint:gosec // our own folder
+	pin, err := os.ReadFile(filepath.Join(token, softHSMPIN))
 	if err != nil {
 		return Config{}, fmt.Errorf("reading the token's PIN: %w", err)
 	}
@@ -170,7 +170,7 @@ func useSoftHSM(dir, objects string) error {
 	path := filepath.Join(dir, softHSMConf)
 	conf := "# Written by keyledger at every start.\n" +
 		"directories.tokendir = " + objects + "\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n"
-	if old, err := os.ReadFile(path); err != nil || string(old) != conf { //nolint:gosec // our own folder
+	if old, err := os.ReadFile(path); err != nil || string(old) != conf {
 		if err := replaceFile(path, []byte(conf)); err != nil {
 			return fmt.Errorf("writing the SoftHSM configuration: %w", err)
 		}
@@ -183,7 +183,7 @@ func useSoftHSM(dir, objects string) error {
 
 // lockFile takes the advisory lock of path, waiting for it as long as ctx allows but at most 10 s.
 func lockFile(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // our own folder
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking the token folder: %w", err)
 	}
@@ -221,7 +221,7 @@ func syncTree(root string) error {
 }
 
 func syncPath(path string) error {
-	f, err := os.Open(path) //nolint:gosec // our own folder
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}

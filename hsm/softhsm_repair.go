@@ -35,7 +35,7 @@ func saveTokenFiles(folder string) error {
 		return err
 	}
 	for _, file := range files {
-		now, err := os.ReadFile(file) //nolint:gosec // our own folder
+		now, err := os.ReadFile(file)
 		if err != nil {
 			return err
 		}
@@ -43,7 +43,7 @@ func saveTokenFiles(folder string) error {
 			continue // another process is just writing it: it was saved when it was made
 		}
 		saved := filepath.Join(folder, softHSMSaved, filepath.Base(filepath.Dir(file)))
-		if old, err := os.ReadFile(saved); err == nil && bytes.Equal(old[min(len(old), softHSMCounter):], now[softHSMCounter:]) { //nolint:gosec // our own folder
+		if old, err := os.ReadFile(saved); err == nil && bytes.Equal(old[min(len(old), softHSMCounter):], now[softHSMCounter:]) {
 			continue
 		}
 		if err := replaceFile(saved, now); err != nil {
@@ -64,7 +64,7 @@ func repairTokenFiles(ctx context.Context, folder string) error {
 		if filepath.Ext(copied) == nextSuffix {
 			continue // of a process that died in replaceFile
 		}
-		good, err := os.ReadFile(copied) //nolint:gosec // our own folder
+		good, err := os.ReadFile(copied)
 		if err != nil {
 			return err
 		}
@@ -73,7 +73,7 @@ func repairTokenFiles(ctx context.Context, folder string) error {
 			continue // all of the token is gone, which Open will say
 		}
 		for try := 0; ; try++ {
-			now, err := os.ReadFile(file) //nolint:gosec // our own folder
+			now, err := os.ReadFile(file)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}

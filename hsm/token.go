@@ -240,7 +240,6 @@ func (t *Token) recover(ctx context.Context, old *conn, why error, flaps int) {
 		c, err := t.redial()
 		if err == nil {
 			if t.resume(c) {
-				t.inst.recoveries.Add(ctx, 1)
 				t.cfg.Log.InfoContext(ctx, "token back", slog.String("token", t.cfg.TokenLabel), slog.Duration("away", time.Since(began)))
 				return
 			}
@@ -281,6 +280,7 @@ func (t *Token) resume(c *conn) bool {
 		return false
 	}
 	t.conn, t.since, t.away = c, time.Now(), nil
+	t.inst.recoveries.Add(t.life, 1)
 	close(t.back)
 	return true
 }
