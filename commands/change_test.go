@@ -161,7 +161,7 @@ func TestLostRace(t *testing.T) {
 	f.append = func(next func() (eventstore.Commit, error)) (eventstore.Commit, error) {
 		if !once {
 			once = true
-			if _, err := other.DisableKey(context.Background(), admin, ref, commands.Mutation{}); err != nil {
+			if _, err := other.DisableKey(t.Context(), admin, ref, commands.Mutation{}); err != nil {
 				return eventstore.Commit{}, err
 			}
 		}

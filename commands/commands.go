@@ -16,6 +16,14 @@ import (
 	"github.com/keyledger/kms/eventstore"
 )
 
+// Edges know what they show of the event store by these names, and leave the log itself alone.
+type (
+	// Revision is the position of a commit in the log.
+	Revision = eventstore.Revision
+	// KeyState is a key as of one commit.
+	KeyState = eventstore.KeyState
+)
+
 // Keys is this node's projection of the event log. Its answers may lag behind the log: what is decided on them is
 // guarded by the append, and a refusal is confirmed against the log.
 type Keys interface {

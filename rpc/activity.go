@@ -31,6 +31,7 @@ type Activity interface {
 
 // ActivityQuery selects records of one key. Zero fields select nothing out.
 type ActivityQuery struct {
+	Project       string // of the key
 	KeyUID        domain.UID
 	Start, End    time.Time // inclusive, exclusive; both are set
 	Operations    []string
@@ -121,7 +122,7 @@ func (a *activityService) GetKeyActivityLogs(ctx context.Context, r *kmsv1.GetKe
 	if err != nil {
 		return nil, err
 	}
-	query.KeyUID = state.Key.UID
+	query.KeyUID, query.Project = state.Key.UID, state.Key.Name.Project
 	page, err := a.s.cfg.Activity.Logs(ctx, query)
 	if err != nil {
 		return nil, fmt.Errorf("reading the activity log: %w", err)

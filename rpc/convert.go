@@ -13,7 +13,6 @@ import (
 
 	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
-	"github.com/keyledger/kms/eventstore"
 	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
 )
 
@@ -127,7 +126,7 @@ var requestTypes = enum[kmsv1.ActivityLog_RequestType, domain.RequestType]{
 }
 
 // keyProto is a key as the API shows it.
-func keyProto(state eventstore.KeyState) *kmsv1.Key {
+func keyProto(state commands.KeyState) *kmsv1.Key {
 	k := state.Key
 	out := &kmsv1.Key{
 		Name: k.Name.String(), Uid: k.UID.String(), State: keyStates.toProto(k.State), Purpose: purposes.toProto(k.Purpose),
@@ -144,7 +143,7 @@ func keyProto(state eventstore.KeyState) *kmsv1.Key {
 }
 
 // versionProto is a key's version as the API shows it. It changes with its key, so revision and etag are the key's.
-func versionProto(state eventstore.KeyState, v domain.KeyVersion) *kmsv1.KeyVersion {
+func versionProto(state commands.KeyState, v domain.KeyVersion) *kmsv1.KeyVersion {
 	k := state.Key
 	opens := k.State == domain.KeyStateEnabled || k.State == domain.KeyStateExpired || k.State == domain.KeyStateArchived
 	return &kmsv1.KeyVersion{

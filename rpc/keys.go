@@ -10,7 +10,6 @@ import (
 
 	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
-	"github.com/keyledger/kms/eventstore"
 	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
 )
 
@@ -88,9 +87,9 @@ func (k *keyService) GetKey(ctx context.Context, r *kmsv1.GetKeyRequest) (*kmsv1
 }
 
 // read passes the gate and gets one key.
-func (k *keyService) read(ctx context.Context, ref domain.KeyRef, minRevision uint64) (eventstore.KeyState, error) {
+func (k *keyService) read(ctx context.Context, ref domain.KeyRef, minRevision uint64) (commands.KeyState, error) {
 	read := callFrom(ctx).read(ref)
-	read.MinRevision = eventstore.Revision(minRevision)
+	read.MinRevision = commands.Revision(minRevision)
 	return k.s.cfg.Commands.GetKey(ctx, callerOf(ctx), read)
 }
 
@@ -257,10 +256,10 @@ func (k *keyService) ListKeys(ctx context.Context, r *kmsv1.ListKeysRequest) (*k
 		return nil, err
 	}
 	if !r.GetShowDestroyed() && !list.filtersOn("state") {
-		list.also(func(s eventstore.KeyState) bool { return s.Key.State != domain.KeyStateDestroyed })
+		list.also(func(s commands.KeyState) bool { return s.Key.State != domain.KeyStateDestroyed })
 	}
 	read := callFrom(ctx).read(domain.KeyRef{Name: domain.KeyName{Project: ring.Project, Location: ring.Location, Ring: ring.Ring}})
-	read.MinRevision = eventstore.Revision(r.GetMinRevision())
+	read.MinRevision = commands.Revision(r.GetMinRevision())
 	if err := k.s.cfg.Commands.Authorize(ctx, callerOf(ctx), read); err != nil {
 		return nil, err
 	}
@@ -307,23 +306,23 @@ func (k *keyService) ListKeyVersions(ctx context.Context, r *kmsv1.ListKeyVersio
 }
 
 // keyLists says what lists of keys can be filtered and ordered by.
-var keyLists = mustLists(listSpec[eventstore.KeyState]{
-	fields: []field[eventstore.KeyState]{
-		{name: "name", text: func(s eventstore.KeyState) string { return s.Key.Name.String() }},
-		{name: "key_id", text: func(s eventstore.KeyState) string { return s.Key.Name.ID }},
-		{name: "display_name", text: func(s eventstore.KeyState) string { return s.Key.DisplayName }},
-		{name: "memo", text: func(s eventstore.KeyState) string { return s.Key.Memo }},
-		{name: "state", enum: kmsv1.Key_State(0).Type(), text: func(s eventstore.KeyState) string { return string(s.Key.State) }},
-		{name: "purpose", enum: kmsv1.Key_Purpose(0).Type(), text: func(s eventstore.KeyState) string { return string(s.Key.Purpose) }},
-		{name: "algorithm", enum: kmsv1.Key_Algorithm(0).Type(), text: func(s eventstore.KeyState) string { return string(s.Key.Algorithm) }},
-		{name: "protection_level", enum: kmsv1.Key_ProtectionLevel(0).Type(), text: func(s eventstore.KeyState) string { return string(s.Key.Protection) }},
-		{name: "create_time", time: true, number: func(s eventstore.KeyState) int64 { return s.Key.CreateTime.UnixNano() }},
-		{name: "update_time", time: true, number: func(s eventstore.KeyState) int64 { return s.Key.UpdateTime.UnixNano() }},
-		{name: "labels", labels: func(s eventstore.KeyState) map[string]string { return s.Key.Labels }},
+var keyLists = mustLists(listSpec[commands.KeyState]{
+	fields: []field[commands.KeyState]{
+		{name: "name", text: func(s commands.KeyState) string { return s.Key.Name.String() }},
+		{name: "key_id", text: func(s commands.KeyState) string { return s.Key.Name.ID }},
+		{name: "display_name", text: func(s commands.KeyState) string { return s.Key.DisplayName }},
+		{name: "memo", text: func(s commands.KeyState) string { return s.Key.Memo }},
+		{name: "state", enum: kmsv1.Key_State(0).Type(), text: func(s commands.KeyState) string { return string(s.Key.State) }},
+		{name: "purpose", enum: kmsv1.Key_Purpose(0).Type(), text: func(s commands.KeyState) string { return string(s.Key.Purpose) }},
+		{name: "algorithm", enum: kmsv1.Key_Algorithm(0).Type(), text: func(s commands.KeyState) string { return string(s.Key.Algorithm) }},
+		{name: "protection_level", enum: kmsv1.Key_ProtectionLevel(0).Type(), text: func(s commands.KeyState) string { return string(s.Key.Protection) }},
+		{name: "create_time", time: true, number: func(s commands.KeyState) int64 { return s.Key.CreateTime.UnixNano() }},
+		{name: "update_time", time: true, number: func(s commands.KeyState) int64 { return s.Key.UpdateTime.UnixNano() }},
+		{name: "labels", labels: func(s commands.KeyState) map[string]string { return s.Key.Labels }},
 	},
 	orders: []string{"name", "create_time", "update_time"},
 	// By ring and then id, the order that the projection yields. Whole names of several rings sort otherwise: '-' is before '/'.
-	place: func(s eventstore.KeyState) place { return place{Text: s.Key.Name.Ring, Text2: s.Key.Name.ID} },
+	place: func(s commands.KeyState) place { return place{Text: s.Key.Name.Ring, Text2: s.Key.Name.ID} },
 })
 
 // versionLists says what lists of a key's versions can be filtered and ordered by.
@@ -339,7 +338,7 @@ var versionLists = mustLists(listSpec[domain.KeyVersion]{
 })
 
 // keyAnswer is the answer to what acts on a key.
-func keyAnswer(state eventstore.KeyState, err error) (*kmsv1.Key, error) {
+func keyAnswer(state commands.KeyState, err error) (*kmsv1.Key, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +346,7 @@ func keyAnswer(state eventstore.KeyState, err error) (*kmsv1.Key, error) {
 }
 
 // versionAnswer is the answer to what acts on a version.
-func versionAnswer(state eventstore.KeyState, v domain.Version, err error) (*kmsv1.KeyVersion, error) {
+func versionAnswer(state commands.KeyState, v domain.Version, err error) (*kmsv1.KeyVersion, error) {
 	if err != nil {
 		return nil, err
 	}

@@ -7,22 +7,21 @@ import (
 
 	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
-	"github.com/keyledger/kms/eventstore"
 )
 
 // Commands is what this package needs of commands.Service. Every method takes the caller, authorizes, and makes the
 // records that the rules ask for before it returns; refusals are *domain.Error and are recorded already.
 type Commands interface {
-	CreateKey(context.Context, domain.Caller, commands.CreateKey) (eventstore.KeyState, error)
-	UpdateKey(context.Context, domain.Caller, domain.KeyRef, domain.UpdateKey, commands.Mutation) (eventstore.KeyState, error)
-	RotateKey(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (eventstore.KeyState, error)
-	EnableKey(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (eventstore.KeyState, error)
-	DisableKey(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (eventstore.KeyState, error)
-	EnableKeyVersion(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (eventstore.KeyState, error)
-	DisableKeyVersion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, allowPrimary bool, m commands.Mutation) (eventstore.KeyState, error)
-	ScheduleKeyDeletion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, wait time.Duration, m commands.Mutation) (eventstore.KeyState, error)
-	CancelKeyDeletion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, enable bool, m commands.Mutation) (eventstore.KeyState, error)
-	DeleteKey(ctx context.Context, caller domain.Caller, ref domain.KeyRef, skipWait bool, m commands.Mutation) (eventstore.KeyState, error)
+	CreateKey(context.Context, domain.Caller, commands.CreateKey) (commands.KeyState, error)
+	UpdateKey(context.Context, domain.Caller, domain.KeyRef, domain.UpdateKey, commands.Mutation) (commands.KeyState, error)
+	RotateKey(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
+	EnableKey(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
+	DisableKey(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
+	EnableKeyVersion(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
+	DisableKeyVersion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, allowPrimary bool, m commands.Mutation) (commands.KeyState, error)
+	ScheduleKeyDeletion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, wait time.Duration, m commands.Mutation) (commands.KeyState, error)
+	CancelKeyDeletion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, enable bool, m commands.Mutation) (commands.KeyState, error)
+	DeleteKey(ctx context.Context, caller domain.Caller, ref domain.KeyRef, skipWait bool, m commands.Mutation) (commands.KeyState, error)
 
 	Encrypt(context.Context, domain.Caller, commands.EncryptRequest) (commands.EncryptResult, error)
 	Decrypt(context.Context, domain.Caller, commands.DecryptRequest) (commands.DecryptResult, error)
@@ -33,11 +32,11 @@ type Commands interface {
 	GenerateRandomBytes(ctx context.Context, caller domain.Caller, project string, n int) ([]byte, error)
 
 	// GetKey authorizes a plain read of one key and returns it.
-	GetKey(context.Context, domain.Caller, commands.Read) (eventstore.KeyState, error)
+	GetKey(context.Context, domain.Caller, commands.Read) (commands.KeyState, error)
 	// Authorize lets a plain read of no single key pass.
 	Authorize(context.Context, domain.Caller, commands.Read) error
 	// RecordRead is GetKey for a protected read: it is recorded durably before it returns.
-	RecordRead(context.Context, domain.Caller, commands.Read) (eventstore.KeyState, error)
+	RecordRead(context.Context, domain.Caller, commands.Read) (commands.KeyState, error)
 	// RecordRefusal records durably that a request was refused before it reached a command. It returns what to tell the
 	// caller: the refusal, or what kept it from being recorded.
 	RecordRefusal(ctx context.Context, caller domain.Caller, r commands.Read, refusal error) error
@@ -49,7 +48,7 @@ type Commands interface {
 type Keys interface {
 	// Keys yields the keys of a ring in the byte order of their ids, destroyed ones included; with AnyRing those of all
 	// rings of the location, by ring and then id. What changes meanwhile may be shown as it was or as it is.
-	Keys(domain.RingName) iter.Seq[eventstore.KeyState]
+	Keys(domain.RingName) iter.Seq[commands.KeyState]
 	// Revision is the newest one applied.
-	Revision() eventstore.Revision
+	Revision() commands.Revision
 }

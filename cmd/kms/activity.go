@@ -16,7 +16,7 @@ import (
 
 // activityLog is the activity database: a server, or the embedded engine in a child process.
 type activityLog struct {
-	*activity.Log
+	log    *activity.Log
 	reader rpc.Activity
 	engine *engine.Process // nil with a server
 }
@@ -34,17 +34,17 @@ func openActivity(ctx context.Context, f siteFlags, store *eventstore.Store, log
 		}
 		cfg.Dial = a.engine.DialContext
 	}
-	if a.Log, err = activity.Open(cfg); err != nil {
+	if a.log, err = activity.Open(cfg); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the activity database: %w", err), a.close(ctx))
 	}
-	a.reader = reader{a.Log}
+	a.reader = reader{a.log}
 	return a, nil
 }
 
 func (a *activityLog) close(ctx context.Context) error {
 	var errs []error
-	if a.Log != nil {
-		errs = append(errs, a.Log.Close())
+	if a.log != nil {
+		errs = append(errs, a.log.Close())
 	}
 	if a.engine != nil {
 		errs = append(errs, a.engine.Close(ctx))
@@ -58,7 +58,7 @@ type reader struct{ log *activity.Log }
 // Logs returns one page of records, newest first.
 func (r reader) Logs(ctx context.Context, q rpc.ActivityQuery) (rpc.ActivityPage, error) {
 	query := activity.Query{
-		KeyUID: q.KeyUID, Start: q.Start, End: q.End, Operations: q.Operations, Outcomes: q.Outcomes, Principal: q.Principal, ClientAddress: q.Address,
+		Project: q.Project, KeyUID: q.KeyUID, Start: q.Start, End: q.End, Operations: q.Operations, Outcomes: q.Outcomes, Principal: q.Principal, ClientAddress: q.Address,
 		RequestID: q.RequestID, CorrelationID: q.CorrelationID, Version: q.Version, Keyword: q.Keyword, Skip: q.Skip, PageSize: q.Limit, Total: q.CountAll,
 	}
 	if q.After != nil {

@@ -151,6 +151,7 @@ func (p *process) rest(t *testing.T, method, path, body string) (int, map[string
 }
 
 func restJob(t *testing.T, p *process) {
+	t.Helper()
 	const keys = "/api/v1/" + testRing + "/keys"
 	must := func(method, path, body string) map[string]any {
 		t.Helper()
@@ -187,6 +188,7 @@ func restJob(t *testing.T, p *process) {
 
 // reflectionJob encrypts and decrypts as a client does that knows the API from the server's reflection only.
 func reflectionJob(t *testing.T, p *process) {
+	t.Helper()
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	transport := &http.Transport{Protocols: protocols}
@@ -245,14 +247,14 @@ func dynamicCall(t *testing.T, registry *protoregistry.Files, client connect.HTT
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := d.(protoreflect.ServiceDescriptor).Methods().ByName(protoreflect.Name(method)) //nolint:errcheck // a service, or the test panics
+	m := d.(protoreflect.ServiceDescriptor).Methods().ByName(protoreflect.Name(method))
 	request := dynamicpb.NewMessage(m.Input())
 	for name, v := range fields {
 		request.Set(m.Input().Fields().ByName(protoreflect.Name(name)), v)
 	}
 	call := connect.NewClient[dynamicpb.Message, dynamicpb.Message](client, url+"/kms.v1.CryptoService/"+method,
 		connect.WithGRPC(), connect.WithSchema(m), connect.WithResponseInitializer(func(_ connect.Spec, message any) error {
-			*message.(*dynamicpb.Message) = *dynamicpb.NewMessage(m.Output()) //nolint:errcheck,govet // as connect documents it
+			*message.(*dynamicpb.Message) = *dynamicpb.NewMessage(m.Output()) // as connect documents it
 			return nil
 		}))
 	res, err := call.CallUnary(t.Context(), connect.NewRequest(request))
@@ -264,6 +266,7 @@ func dynamicCall(t *testing.T, registry *protoregistry.Files, client connect.HTT
 
 // badInput: each gets its code and a sentence, is recorded where the rules say so, and leaves the server running.
 func badInput(t *testing.T, p *process) {
+	t.Helper()
 	ctx := t.Context()
 	c := p.clients()
 	name := testRing + "/keys/bad"
@@ -295,8 +298,10 @@ func badInput(t *testing.T, p *process) {
 		"a truncated ciphertext":  {decrypt(&kmsv1.DecryptRequest{Name: name, Ciphertext: sealed.GetCiphertext()[:20], Aad: []byte("a")}), connect.CodeInvalidArgument, "BAD_CIPHERTEXT"},
 		"a flipped ciphertext":    {decrypt(&kmsv1.DecryptRequest{Name: name, Ciphertext: flipped, Aad: []byte("a")}), connect.CodeInvalidArgument, "BAD_CIPHERTEXT"},
 		"a wrong AAD":             {decrypt(&kmsv1.DecryptRequest{Name: name, Ciphertext: sealed.GetCiphertext(), Aad: []byte("b")}), connect.CodeInvalidArgument, "BAD_CIPHERTEXT"},
-		"another key's ciphertext": {decrypt(&kmsv1.DecryptRequest{Name: testRing + "/keys/other", Ciphertext: sealed.GetCiphertext(), Aad: []byte("a")}),
-			connect.CodeInvalidArgument, "BAD_CIPHERTEXT"},
+		"another key's ciphertext": {
+			decrypt(&kmsv1.DecryptRequest{Name: testRing + "/keys/other", Ciphertext: sealed.GetCiphertext(), Aad: []byte("a")}),
+			connect.CodeInvalidArgument, "BAD_CIPHERTEXT",
+		},
 	} {
 		t.Run(what, func(t *testing.T) { wantError(t, tt.err, tt.code, tt.reason) })
 	}
@@ -357,6 +362,7 @@ func badInput(t *testing.T, p *process) {
 
 // batchOf500: each item of a batch is a row of the activity log.
 func batchOf500(t *testing.T, p *process) {
+	t.Helper()
 	c := p.clients()
 	name := testRing + "/keys/batch"
 	if _, err := c.keys.CreateKey(t.Context(), &kmsv1.CreateKeyRequest{Parent: testRing, KeyId: "batch", Key: &kmsv1.Key{Purpose: kmsv1.Key_ENCRYPT_DECRYPT}}); err != nil {

@@ -91,7 +91,7 @@ func (f siteFlags) lockData() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the data folder: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits an int
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("data folder %s is in use by another kms process; stop that one, or give this one its own folder with --data", f.Data), lock.Close())
 	}
 	return lock, nil
@@ -111,7 +111,7 @@ const adminKeyFile = "admin.key"
 // adminKey reads the instance admin's access key, or makes it at the first start. made says which.
 func (f siteFlags) adminKey() (key string, made bool, err error) {
 	path := f.path(adminKeyFile)
-	b, err := os.ReadFile(path) //nolint:gosec // our own folder
+	b, err := os.ReadFile(path)
 	if err == nil {
 		key = strings.TrimSpace(string(b))
 		if len(key) < 32 {

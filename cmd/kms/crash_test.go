@@ -37,7 +37,7 @@ func TestCrash(t *testing.T) {
 		c := p.clients()
 		book.resolve(t, c)
 		book.check(t, c, 100)
-		book.load(t, p, c, time.Duration(300+rand.IntN(1500))*time.Millisecond) //nolint:gosec // a random moment is the point
+		book.load(t, p, c, time.Duration(300+rand.IntN(1500))*time.Millisecond)
 		t.Logf("round %d: killed; so far %d keys, %d rotations, %d ciphertexts acknowledged", round+1, len(book.keys), book.rotations(), book.ciphertexts())
 	}
 	p := launch(t, data)
@@ -108,10 +108,10 @@ func work(ctx context.Context, c clients, prefix string) (keys []*ledgerKey, wro
 	for n := 0; ; n++ {
 		var k *ledgerKey
 		if len(keys) > 0 {
-			k = keys[rand.IntN(len(keys))] //nolint:gosec // any will do
+			k = keys[rand.IntN(len(keys))]
 		}
 		var err error
-		switch dice := rand.IntN(10); { //nolint:gosec // a mix of operations
+		switch dice := rand.IntN(10); {
 		case k == nil || dice == 0:
 			k = &ledgerKey{name: fmt.Sprintf("%s/keys/%s-%d", testRing, prefix, n)}
 			keys = append(keys, k)

@@ -83,7 +83,7 @@ func command(tb testing.TB, env []string, args ...string) *exec.Cmd {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cmd := exec.Command(self, args...) //nolint:gosec // the test binary itself
+	cmd := exec.Command(self, args...)
 	cmd.Env = append(append(os.Environ(), asServer+"=1"), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd

@@ -36,7 +36,7 @@ func (n node) info(ctx context.Context) (rpc.ServerInfo, error) {
 	}
 	c := n.site.token.Capabilities()
 	info := rpc.ServerInfo{
-		Version: version, Applied: uint64(n.keys.Revision()), Head: uint64(head.Last), Lag: n.keys.Age(), ActivityLag: n.activity.Lag(), Started: n.started,
+		Version: version, Applied: uint64(n.keys.Revision()), Head: uint64(head.Last), Lag: n.keys.Age(), ActivityLag: n.activity.log.Lag(), Started: n.started,
 		Token: rpc.TokenInfo{Label: c.Label, Serial: c.Serial, Manufacturer: c.Manufacturer, Model: c.Model, Module: n.site.module},
 	}
 	for _, level := range []domain.ProtectionLevel{domain.HSM, domain.Software} {

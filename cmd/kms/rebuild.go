@@ -32,7 +32,7 @@ func (c rebuildActivity) Run(ctx context.Context, stdout io.Writer) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, giveUp(a.close)) }()
-	if err := a.Rebuild(ctx); err != nil {
+	if err := a.log.Rebuild(ctx); err != nil {
 		return fmt.Errorf("rebuilding the activity database: %w", err)
 	}
 	_, err = fmt.Fprintln(stdout, "the activity database holds what the streams hold")

@@ -94,7 +94,7 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 		Location: c.Location, Keys: keys, Events: s.store, Material: s.store, Activity: s.store, Token: token{s.token}, Log: log,
 	})
 	group.Go(func() error { return service.RunDue(loops) })
-	group.Go(func() error { return activity.Run(loops) })
+	group.Go(func() error { return activity.log.Run(loops) })
 
 	pageKey, err := s.token.Derive(ctx, "page tokens")
 	if err != nil {
@@ -191,7 +191,8 @@ func (c serveCommand) tls() (*tls.Config, error) {
 // evictor makes the token forget cached keys as soon as this node learns that they may not be used any more.
 func evictor(t interface {
 	Evict(domain.UID, domain.Version)
-}) func(eventstore.KeyState, eventstore.Commit) {
+},
+) func(eventstore.KeyState, eventstore.Commit) {
 	return func(state eventstore.KeyState, c eventstore.Commit) {
 		for _, e := range c.Events {
 			switch e := e.(type) { //nolint:gochecksumtype // the other events leave the cache as it is

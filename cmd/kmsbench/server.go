@@ -177,7 +177,7 @@ func (s *server) usage() (cpu time.Duration, streams int64, err error) {
 		return 0, 0, err
 	}
 	for _, task := range tasks { // a child belongs to the thread that started it
-		if more, err := os.ReadFile(task); err == nil { //nolint:gosec // /proc; a thread may be gone
+		if more, err := os.ReadFile(task); err == nil {
 			children = append(append(children, ' '), more...)
 		}
 	}
