@@ -235,14 +235,14 @@ func TestRESTPaths(t *testing.T) {
 		"GET /api/v1/serverInfo":                                                   "GetServerInfo",
 		"GET /api/v1/projects/p/locations/l/keyRings/r/keys/k:encrypt":             "",
 	} {
-		var got string
+		var got strings.Builder
 		for _, r := range routes {
 			if verb, p, _ := strings.Cut(path, " "); verb == r.verb && r.pattern.MatchString(p) {
-				got += r.method.name
+				got.WriteString(r.method.name)
 			}
 		}
-		if got != want {
-			t.Errorf("%s is %q, want %q", path, got, want)
+		if got.String() != want {
+			t.Errorf("%s is %q, want %q", path, got.String(), want)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package rpc_test
 
 import (
+	"strings"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -61,11 +62,12 @@ func TestMetrics(t *testing.T) {
 		switch d := m.Data.(type) {
 		case metricdata.Sum[int64]:
 			for _, p := range d.DataPoints {
-				key := m.Name
+				var key strings.Builder
+				key.WriteString(m.Name)
 				for _, a := range p.Attributes.ToSlice() {
-					key += " " + text(a)
+					key.WriteString(" " + text(a))
 				}
-				counts[key] = p.Value
+				counts[key.String()] = p.Value
 			}
 		case metricdata.Histogram[float64]:
 			for _, p := range d.DataPoints {
