@@ -1,7 +1,9 @@
 package hsm
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -17,8 +19,28 @@ type algorithm struct {
 	// extractable object there is, and lives for the fraction of a millisecond that Generate takes.
 	generator []*pkcs11.Mechanism
 	fresh     []*pkcs11.Attribute
-	// inUse is what an unwrapped key is: a session object that can do the algorithm and nothing else.
+	// inUse is what an unwrapped key is: a session object that can do the algorithm and nothing else. It is a public
+	// object, i.e. one that sessions of this process could use without a login (PKCS#11 v2.40 section 2.6), of which there
+	// are none; its value stays secret all the same. SoftHSM keeps the value of a private one encrypted in memory, and
+	// decrypts it for each use under one lock: that costs 15 % of all encryptions, and the key to it is in the same memory.
 	inUse []*pkcs11.Attribute
+}
+
+// inUsePrivate is inUse for tokens that have no public secret keys.
+func (a *algorithm) inUsePrivate() []*pkcs11.Attribute {
+	out := slices.Clone(a.inUse)
+	for i, at := range out {
+		if at.Type == pkcs11.CKA_PRIVATE {
+			out[i] = attr(pkcs11.CKA_PRIVATE, true)
+		}
+	}
+	return out
+}
+
+// wantsPrivate reports whether a token refused a template, as PKCS#11 v2.40 section 4.1.1 has it.
+func wantsPrivate(err error) bool {
+	rv, ok := errors.AsType[pkcs11.Error](err)
+	return ok && (rv == pkcs11.CKR_TEMPLATE_INCONSISTENT || rv == pkcs11.CKR_ATTRIBUTE_VALUE_INVALID || rv == pkcs11.CKR_ATTRIBUTE_READ_ONLY)
 }
 
 // fingerprintText is what the check value of a secret key is the CMAC of.
@@ -38,7 +60,7 @@ var aes256GCM = &algorithm{
 	},
 	inUse: []*pkcs11.Attribute{
 		attr(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), attr(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
-		attr(pkcs11.CKA_TOKEN, false), attr(pkcs11.CKA_PRIVATE, true),
+		attr(pkcs11.CKA_TOKEN, false), attr(pkcs11.CKA_PRIVATE, false),
 		attr(pkcs11.CKA_SENSITIVE, true), attr(pkcs11.CKA_EXTRACTABLE, false),
 		attr(pkcs11.CKA_ENCRYPT, true), attr(pkcs11.CKA_DECRYPT, true),
 		attr(pkcs11.CKA_SIGN, false), attr(pkcs11.CKA_VERIFY, false),

@@ -200,6 +200,9 @@ func (t *Token) unwrap(ctx context.Context, c *conn, until time.Time, alg *algor
 	}
 	err = c.unwrapping(ctx, until, func(s pkcs11.SessionHandle) (err error) {
 		key, err = c.raw.UnwrapKey(s, wrapPad, r.kek, bl.wrapped, alg.inUse)
+		if wantsPrivate(err) {
+			key, err = c.raw.UnwrapKey(s, wrapPad, r.kek, bl.wrapped, alg.inUsePrivate())
+		}
 		return blames("C_UnwrapKey", err, ErrBlob)
 	})
 	return key, err

@@ -111,6 +111,7 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 		return err
 	}
 	group.Go(func() error { return edge.Run(loops) })
+	group.Go(func() error { return watchStore(loops, s.store) })
 	server := rpc.NewHTTPServer(c.Listen, edge, tlsConfig, log)
 	group.Go(func() error { return serve(server, listener, tlsConfig != nil) })
 	if err := c.debug(loops, group); err != nil {
@@ -139,6 +140,16 @@ func serve(server *http.Server, l net.Listener, withTLS bool) error {
 		return nil
 	}
 	return fmt.Errorf("serving: %w", err)
+}
+
+// watchStore ends the process when the event store can't be trusted or used any more, which waiting does not cure.
+func watchStore(ctx context.Context, store *eventstore.Store) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-store.Failed():
+		return fmt.Errorf("using the event store: %w", store.Err())
+	}
 }
 
 // debug serves Go's profiles to operators on this machine, if asked to.
