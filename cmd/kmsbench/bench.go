@@ -138,7 +138,7 @@ func (b *bench) requests(ctx context.Context, operation string, callers int) ([]
 		}
 		switch operation {
 		case "Encrypt":
-			fixed, err := newRequest("CryptoService/Encrypt", &kmsv1.EncryptRequest{Name: name, Plaintext: []byte(plaintext)})
+			fixed, err := b.server.request("CryptoService/Encrypt", &kmsv1.EncryptRequest{Name: name, Plaintext: []byte(plaintext)})
 			if err != nil {
 				return nil, err
 			}
@@ -148,13 +148,13 @@ func (b *bench) requests(ctx context.Context, operation string, callers int) ([]
 			if err := b.server.call(ctx, "CryptoService/Encrypt", &kmsv1.EncryptRequest{Name: name, Plaintext: []byte(plaintext)}, &answer); err != nil {
 				return nil, err
 			}
-			fixed, err := newRequest("CryptoService/Decrypt", &kmsv1.DecryptRequest{Name: name, Ciphertext: answer.GetCiphertext()})
+			fixed, err := b.server.request("CryptoService/Decrypt", &kmsv1.DecryptRequest{Name: name, Ciphertext: answer.GetCiphertext()})
 			if err != nil {
 				return nil, err
 			}
 			out[i] = func() request { return fixed }
 		case "RotateKey":
-			fixed, err := newRequest("KeyService/RotateKey", &kmsv1.RotateKeyRequest{Name: name})
+			fixed, err := b.server.request("KeyService/RotateKey", &kmsv1.RotateKeyRequest{Name: name})
 			if err != nil {
 				return nil, err
 			}
@@ -163,7 +163,7 @@ func (b *bench) requests(ctx context.Context, operation string, callers int) ([]
 			n, run := 0, b.made
 			out[i] = func() request {
 				n++
-				r, err := newRequest("KeyService/CreateKey", createKey(fmt.Sprintf("c%d-%d", run, n)))
+				r, err := b.server.request("KeyService/CreateKey", createKey(fmt.Sprintf("c%d-%d", run, n)))
 				if err != nil {
 					panic(err) // a message of our own that can't be marshaled
 				}
@@ -225,10 +225,10 @@ func (b *bench) start(ctx context.Context) error {
 				next, stop := made+i*each, made+(i+1)*each
 				requests[i] = func() request {
 					if next == stop {
-						return request{}
+						return nil
 					}
 					next++
-					r, err := newRequest("KeyService/CreateKey", createKey(fmt.Sprintf("s%d", next)))
+					r, err := s.request("KeyService/CreateKey", createKey(fmt.Sprintf("s%d", next)))
 					if err != nil {
 						panic(err) // a message of our own that can't be marshaled
 					}

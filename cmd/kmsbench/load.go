@@ -17,16 +17,14 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// request is one Connect call in protobuf, less the head that all calls to a server share. The zero request ends a
-// caller's loop.
-type request struct {
-	method string
-	body   []byte
-}
+// request is one Connect call in protobuf, as it goes over the wire. The empty request ends a caller's loop.
+type request []byte
 
-func newRequest(method string, m proto.Message) (request, error) {
+func (s *server) request(method string, m proto.Message) (request, error) {
 	body, err := proto.Marshal(m)
-	return request{method, body}, err
+	head := fmt.Appendf(nil, "POST /kms.v1.%s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/proto\r\nConnect-Protocol-Version: 1\r\nUser-Agent: kmsbench\r\nContent-Length: %d\r\n\r\n",
+		method, s.address, s.token, len(body))
+	return append(head, body...), err
 }
 
 // closedLoop lets each caller send one request after the other on its own connection, for the duration, and fails with
@@ -61,22 +59,17 @@ func (s *server) caller(ctx context.Context, next func() request) (latencies []t
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	reader := textproto.NewReader(bufio.NewReaderSize(conn, 16<<10))
-	var out bytes.Buffer
 	for ctx.Err() == nil {
 		r := next()
-		if r.method == "" {
+		if len(r) == 0 {
 			return latencies, nil
 		}
-		out.Reset()
-		fmt.Fprintf(&out, "POST /kms.v1.%s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/proto\r\nConnect-Protocol-Version: 1\r\nUser-Agent: kmsbench\r\nContent-Length: %d\r\n\r\n",
-			r.method, s.address, s.token, len(r.body))
-		out.Write(r.body)
 		start := time.Now()
-		if _, err := conn.Write(out.Bytes()); err != nil {
+		if _, err := conn.Write(r); err != nil {
 			return latencies, err
 		}
 		if err := readAnswer(reader); err != nil {
-			return latencies, fmt.Errorf("%s: %w", r.method, err)
+			return latencies, err
 		}
 		latencies = append(latencies, time.Since(start))
 	}
