@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/keyledger/kms/eventstore"
 	"github.com/keyledger/kms/hsm"
@@ -46,11 +47,11 @@ func openSite(ctx context.Context, f siteFlags, log *slog.Logger, provision bool
 		return nil, fmt.Errorf("opening the event store: %w", err)
 	}
 	if provision {
-		if err := s.store.Provision(ctx, f.replicas()); err != nil {
+		if err := s.patiently(ctx, func() error { return s.store.Provision(ctx, f.replicas()) }); err != nil {
 			return nil, fmt.Errorf("making the streams: %w", err)
 		}
 	}
-	if err := s.store.Verify(ctx); err != nil {
+	if err := s.patiently(ctx, func() error { return s.store.Verify(ctx) }); err != nil {
 		return nil, fmt.Errorf("checking the event store: %w", err)
 	}
 	if s.token, err = hsm.Open(ctx, config, s.store); err != nil {
@@ -93,8 +94,8 @@ func (f siteFlags) replicas() int {
 
 // openRoots proves that the token has the roots that the log names. With provision a site without any gets its first.
 func (s *site) openRoots(ctx context.Context, provision bool) error {
-	roots, err := s.store.Roots(ctx)
-	if err != nil {
+	var roots []eventstore.Root
+	if err := s.patiently(ctx, func() (err error) { roots, err = s.store.Roots(ctx); return err }); err != nil {
 		return fmt.Errorf("reading which roots the site has: %w", err)
 	}
 	if len(roots) == 0 {
@@ -129,6 +130,28 @@ func (s *site) makeRoot(ctx context.Context) (eventstore.Root, error) {
 		return eventstore.Root{}, fmt.Errorf("recording the root key: %w", err)
 	}
 	return root, nil
+}
+
+const (
+	// storePatience is how long a start waits for a cluster that elects its leaders, e.g. while its nodes are restarted.
+	storePatience = 30 * time.Second
+	storeInterval = 500 * time.Millisecond
+)
+
+// patiently tries again while the event store does not answer.
+func (s *site) patiently(ctx context.Context, try func() error) error {
+	for deadline := time.Now().Add(storePatience); ; {
+		err := try()
+		if !errors.Is(err, eventstore.ErrUnavailable) || time.Now().After(deadline) {
+			return err
+		}
+		s.log.WarnContext(ctx, "waiting for the event store", slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(storeInterval):
+		}
+	}
 }
 
 // close gives everything up in order.
