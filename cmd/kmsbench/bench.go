@@ -213,7 +213,11 @@ func (b *bench) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer s.stop() //nolint:errcheck // stopped below as well, where the error counts
+	defer func() { // whichever server is running when something fails
+		if s != nil {
+			_ = s.stop() // when all went well it is stopped below, where the error counts
+		}
+	}()
 	fmt.Fprintf(b.out, "| 0 | %.2f | %d |\n", s.ready.Seconds(), s.resident()>>20)
 	made := 0
 	for _, keys := range []int{b.Keys / 10, b.Keys} {
