@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -53,6 +54,14 @@ func (s *Store) publish(ctx context.Context, msg *nats.Msg) (ack pubAck, outcome
 	if err := ctx.Err(); err != nil {
 		return ack, notStored, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	if turn := s.turn(msg.Subject); turn != nil {
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		case <-ctx.Done():
+			return ack, notStored, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	reply, err := s.nc.RequestMsgWithContext(ctx, msg)
@@ -88,6 +97,28 @@ func (s *Store) publish(ctx context.Context, msg *nats.Msg) (ack pubAck, outcome
 		return ack, refused, fmt.Errorf("appending: %w", ack.Error)
 	}
 	return ack, unknown, fmt.Errorf("%w: %w", ErrUnknownOutcome, ack.Error)
+}
+
+// turns let the embedded server have one append of a stream at a time. It works through all that has arrived before it
+// sends the first acknowledgement, so that callers who append to two streams, as creating a key does, would move from one
+// stream to the other as one crowd while the other stream has nothing to do: 10 to 20 % fewer keys per second. A cluster
+// groups what arrives together into one write, and must have it all at once.
+type turns struct{ events, material chan struct{} }
+
+func newTurns() *turns {
+	return &turns{events: make(chan struct{}, 1), material: make(chan struct{}, 1)}
+}
+
+// turn is what an append of this subject has to wait for; nil: nothing. The activity writer takes turns by itself.
+func (s *Store) turn(subject string) chan struct{} {
+	switch {
+	case s.turns == nil:
+	case strings.HasPrefix(subject, subjectEvents):
+		return s.turns.events
+	case strings.HasPrefix(subject, subjectMaterial):
+		return s.turns.material
+	}
+	return nil
 }
 
 type pubAck struct {

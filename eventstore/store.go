@@ -56,6 +56,7 @@ type Store struct {
 	lineage atomic.Pointer[domain.UID]
 	writer  *writer
 	gauge   *gauge
+	turns   *turns // nil if the server is external
 
 	life   context.Context // ends with Close
 	end    context.CancelFunc
@@ -87,6 +88,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 		if s.server, err = startServer(ctx, filepath.Join(s.cfg.DataDir, "jetstream"), s.log); err != nil {
 			return err
 		}
+		s.turns = newTurns()
 	}
 	if s.nc, err = s.connect(ctx); err != nil {
 		return err

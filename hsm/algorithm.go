@@ -1,9 +1,7 @@
 package hsm
 
 import (
-	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -26,23 +24,6 @@ type algorithm struct {
 	inUse []*pkcs11.Attribute
 }
 
-// inUsePrivate is inUse for tokens that have no public secret keys.
-func (a *algorithm) inUsePrivate() []*pkcs11.Attribute {
-	out := slices.Clone(a.inUse)
-	for i, at := range out {
-		if at.Type == pkcs11.CKA_PRIVATE {
-			out[i] = attr(pkcs11.CKA_PRIVATE, true)
-		}
-	}
-	return out
-}
-
-// wantsPrivate reports whether a token refused a template, as PKCS#11 v2.40 section 4.1.1 has it.
-func wantsPrivate(err error) bool {
-	rv, ok := errors.AsType[pkcs11.Error](err)
-	return ok && (rv == pkcs11.CKR_TEMPLATE_INCONSISTENT || rv == pkcs11.CKR_ATTRIBUTE_VALUE_INVALID || rv == pkcs11.CKR_ATTRIBUTE_READ_ONLY)
-}
-
 // fingerprintText is what the check value of a secret key is the CMAC of.
 const fingerprintText = "keyledger fingerprint v1"
 
@@ -52,7 +33,7 @@ var aes256GCM = &algorithm{
 	generator: mechanism(pkcs11.CKM_AES_KEY_GEN),
 	fresh: []*pkcs11.Attribute{
 		attr(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), attr(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
-		attr(pkcs11.CKA_VALUE_LEN, 32), attr(pkcs11.CKA_TOKEN, false), attr(pkcs11.CKA_PRIVATE, true),
+		attr(pkcs11.CKA_VALUE_LEN, 32), attr(pkcs11.CKA_TOKEN, false), attr(pkcs11.CKA_PRIVATE, false),
 		attr(pkcs11.CKA_SENSITIVE, true), attr(pkcs11.CKA_EXTRACTABLE, true),
 		attr(pkcs11.CKA_ENCRYPT, false), attr(pkcs11.CKA_DECRYPT, false),
 		attr(pkcs11.CKA_SIGN, true), attr(pkcs11.CKA_VERIFY, false),

@@ -2,7 +2,9 @@ package hsm
 
 import (
 	"encoding/binary"
+	"errors"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"github.com/miekg/pkcs11"
@@ -53,14 +55,31 @@ func wrapTemplate(pin *runtime.Pinner) *pkcs11.Attribute {
 	return attr(pkcs11.CKA_UNWRAP_TEMPLATE, template(pin, attr(pkcs11.CKA_SENSITIVE, true), attr(pkcs11.CKA_TOKEN, false)))
 }
 
-// wrapping is the template of an AES session key with the root's rules, for the self-test.
+// wrapping is the template of the wrapping key of a working pair: a session key with the root's rules.
 func wrapping(pin *runtime.Pinner) []*pkcs11.Attribute {
 	return []*pkcs11.Attribute{
 		attr(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), attr(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
-		attr(pkcs11.CKA_TOKEN, false), attr(pkcs11.CKA_PRIVATE, true),
+		attr(pkcs11.CKA_TOKEN, false), attr(pkcs11.CKA_PRIVATE, false),
 		attr(pkcs11.CKA_SENSITIVE, true), attr(pkcs11.CKA_EXTRACTABLE, false),
 		attr(pkcs11.CKA_ENCRYPT, false), attr(pkcs11.CKA_DECRYPT, false),
 		attr(pkcs11.CKA_WRAP, true), attr(pkcs11.CKA_UNWRAP, true),
 		attr(pkcs11.CKA_ALLOWED_MECHANISMS, mechanisms(mechWrap)), wrapTemplate(pin),
 	}
+}
+
+// privately calls f with a template for a public object and, if the token refuses that, for a private one: there are
+// tokens that have no public secret keys. Why ours are public stands at algorithm.inUse.
+func privately(template []*pkcs11.Attribute, f func([]*pkcs11.Attribute) (pkcs11.ObjectHandle, error)) (pkcs11.ObjectHandle, error) {
+	h, err := f(template)
+	if rv, ok := errors.AsType[pkcs11.Error](err); !ok || rv != pkcs11.CKR_TEMPLATE_INCONSISTENT &&
+		rv != pkcs11.CKR_ATTRIBUTE_VALUE_INVALID && rv != pkcs11.CKR_ATTRIBUTE_READ_ONLY { // PKCS#11 v2.40 section 4.1.1
+		return h, err
+	}
+	private := slices.Clone(template)
+	for i, a := range private {
+		if a.Type == pkcs11.CKA_PRIVATE {
+			private[i] = attr(pkcs11.CKA_PRIVATE, true)
+		}
+	}
+	return f(private)
 }

@@ -9,9 +9,10 @@ import (
 
 // A blob is
 //
-//	"KMB1" | how it is wrapped (1) | kind of key (1) | length of root id (1) | root id | length of wrapped (4) | wrapped | MAC (32)
+//	"KMB1" | how it is wrapped (1) | kind of key (1) | length of root id (1) | root id | working pair (112) | length of wrapped (4) | wrapped | MAC (32)
 //
-// with big-endian lengths. The MAC is HMAC-SHA256 under the root's binding key, made in the token, over
+// with big-endian lengths. The key is wrapped under the pair's wrapping key, and the MAC is HMAC-SHA256 under its binding
+// key, made in the token, over
 //
 //	"kms-blob-v1\0" | everything before wrapped | length of binding (4) | binding | wrapped
 //
@@ -33,17 +34,19 @@ const (
 type blob struct {
 	kind    byte
 	root    string
+	pair    sealedPair
 	header  []byte
 	wrapped []byte
 	mac     []byte
 }
 
 // blobHeader is the part of a blob before the wrapped key.
-func blobHeader(kind byte, root string, wrapped int) []byte {
-	out := make([]byte, 0, len(blobMagic)+3+len(root)+4+wrapped+blobMAC)
+func blobHeader(kind byte, root string, pair sealedPair, wrapped int) []byte {
+	out := make([]byte, 0, len(blobMagic)+3+len(root)+len(pair)+4+wrapped+blobMAC)
 	out = append(out, blobMagic...)
 	out = append(out, wrapRFC5649, kind, byte(len(root))) //nolint:gosec // a root id has at most 32 bytes
 	out = append(out, root...)
+	out = append(out, pair[:]...)
 	return binary.BigEndian.AppendUint32(out, uint32(wrapped)) //nolint:gosec // a wrapped key has at most 16 KiB
 }
 
@@ -57,10 +60,10 @@ func parseBlob(b []byte) (blob, error) {
 		return blob{}, fmt.Errorf("%w: wrapped by the unknown method %d", ErrBlob, b[4])
 	}
 	idLen := int(b[6])
-	if idLen > maxRootID || len(b) < fixed+idLen+4 {
+	head := fixed + idLen + len(sealedPair{}) + 4
+	if idLen > maxRootID || len(b) < head {
 		return blob{}, fmt.Errorf("%w: cut short", ErrBlob)
 	}
-	head := fixed + idLen + 4
 	n := int(binary.BigEndian.Uint32(b[head-4:]))
 	if n < 16 || n > maxWrapped || n%8 != 0 || len(b) != head+n+blobMAC {
 		return blob{}, fmt.Errorf("%w: %d bytes do not match the stated length", ErrBlob, len(b))
@@ -69,7 +72,10 @@ func parseBlob(b []byte) (blob, error) {
 	if !validRootID(root) {
 		return blob{}, fmt.Errorf("%w: bad root id", ErrBlob)
 	}
-	return blob{kind: b[5], root: root, header: b[:head], wrapped: b[head : head+n], mac: b[head+n:]}, nil
+	return blob{
+		kind: b[5], root: root, pair: sealedPair(b[fixed+idLen : head-4]),
+		header: b[:head], wrapped: b[head : head+n], mac: b[head+n:],
+	}, nil
 }
 
 // boundMessage is what a blob's MAC is over.

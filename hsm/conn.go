@@ -28,8 +28,10 @@ type conn struct {
 	broken atomic.Bool   // a session could not be replaced, or a key not be destroyed: the epoch must end
 	over   chan struct{} // closed when the epoch ends: nobody waits for its sessions any longer
 
-	rootMu sync.Mutex
+	rootMu sync.Mutex // guards the next three; never held over a PKCS#11 call
 	roots  map[string]*root
+	pairs  map[pairID]*pair // opened in this epoch
+	own    map[string]*pair // by root: what this epoch wraps new keys under
 
 	// Guarded by Token.mu.
 	leases int
@@ -44,6 +46,8 @@ func dial(lib *library, cfg Config) (_ *conn, err error) {
 		sessions: make(chan pkcs11.SessionHandle, cfg.Sessions),
 		owners:   make(chan pkcs11.SessionHandle, cfg.Owners),
 		roots:    map[string]*root{},
+		pairs:    map[pairID]*pair{},
+		own:      map[string]*pair{},
 		over:     make(chan struct{}),
 		idle:     make(chan struct{}),
 	}

@@ -49,12 +49,12 @@ func (t *Token) Generate(ctx context.Context, b domain.Binding) (domain.WrappedK
 	}
 	out := domain.WrappedKey{RootID: rootID}
 	err = t.do(ctx, opGenerate, func(ctx context.Context, c *conn, until time.Time) error {
-		r, err := c.liveRoot(ctx, until, rootID)
+		p, err := c.ownPair(ctx, until, rootID)
 		if err != nil {
 			return err
 		}
 		return c.with(ctx, until, func(s pkcs11.SessionHandle) error {
-			out.Blob, out.Fingerprint, err = c.generate(s, alg, rootID, r, b)
+			out.Blob, out.Fingerprint, err = c.generate(s, alg, rootID, p, b)
 			return err
 		})
 	})
@@ -65,8 +65,10 @@ func (t *Token) Generate(ctx context.Context, b domain.Binding) (domain.WrappedK
 }
 
 // generate makes one key, its fingerprint and its blob, and destroys the key.
-func (c *conn) generate(s pkcs11.SessionHandle, alg *algorithm, rootID string, r *root, b domain.Binding) (blob, fingerprint []byte, err error) {
-	key, err := c.raw.GenerateKey(s, alg.generator, alg.fresh)
+func (c *conn) generate(s pkcs11.SessionHandle, alg *algorithm, rootID string, p *pair, b domain.Binding) (blob, fingerprint []byte, err error) {
+	key, err := privately(alg.fresh, func(template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+		return c.raw.GenerateKey(s, alg.generator, template)
+	})
 	if err != nil {
 		return nil, nil, failed("C_GenerateKey", err)
 	}
@@ -78,12 +80,12 @@ func (c *conn) generate(s pkcs11.SessionHandle, alg *algorithm, rootID string, r
 	if fingerprint, err = sign(c.raw, s, key, aesCMAC, []byte(fingerprintText)); err != nil {
 		return nil, nil, err
 	}
-	wrapped, err := c.raw.WrapKey(s, wrapPad, r.kek, key)
+	wrapped, err := c.raw.WrapKey(s, wrapPad, p.kek, key)
 	if err != nil {
 		return nil, nil, failed("C_WrapKey", err)
 	}
-	header := blobHeader(alg.kind, rootID, len(wrapped))
-	mac, err := sign(c.raw, s, r.mac, hmacSHA256, boundMessage(header, wrapped, b))
+	header := blobHeader(alg.kind, rootID, p.sealed, len(wrapped))
+	mac, err := sign(c.raw, s, p.mac, hmacSHA256, boundMessage(header, wrapped, b))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -184,12 +186,12 @@ func (t *Token) unwrap(ctx context.Context, c *conn, until time.Time, alg *algor
 	if !t.isLive(bl.root) {
 		return 0, fmt.Errorf("%w: %w: it names root %s", ErrBlob, ErrRootMissing, bl.root)
 	}
-	r, err := c.liveRoot(ctx, until, bl.root)
+	p, err := c.openPair(ctx, until, bl.root, bl.pair)
 	if err != nil {
 		return 0, err
 	}
 	err = c.with(ctx, until, func(s pkcs11.SessionHandle) error {
-		mac, err := sign(c.raw, s, r.mac, hmacSHA256, boundMessage(bl.header, bl.wrapped, b))
+		mac, err := sign(c.raw, s, p.mac, hmacSHA256, boundMessage(bl.header, bl.wrapped, b))
 		if err == nil && !hmac.Equal(mac, bl.mac) {
 			err = fmt.Errorf("%w: its MAC is not that of the binding", ErrBlob)
 		}
@@ -199,10 +201,9 @@ func (t *Token) unwrap(ctx context.Context, c *conn, until time.Time, alg *algor
 		return 0, err
 	}
 	err = c.unwrapping(ctx, until, func(s pkcs11.SessionHandle) (err error) {
-		key, err = c.raw.UnwrapKey(s, wrapPad, r.kek, bl.wrapped, alg.inUse)
-		if wantsPrivate(err) {
-			key, err = c.raw.UnwrapKey(s, wrapPad, r.kek, bl.wrapped, alg.inUsePrivate())
-		}
+		key, err = privately(alg.inUse, func(template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+			return c.raw.UnwrapKey(s, wrapPad, p.kek, bl.wrapped, template)
+		})
 		return blames("C_UnwrapKey", err, ErrBlob)
 	})
 	return key, err

@@ -161,7 +161,7 @@ func FuzzParseBlob(f *testing.F) {
 			}
 			return
 		}
-		again := append(append(blobHeader(bl.kind, bl.root, len(bl.wrapped)), bl.wrapped...), bl.mac...)
+		again := append(append(blobHeader(bl.kind, bl.root, bl.pair, len(bl.wrapped)), bl.wrapped...), bl.mac...)
 		if !bytes.Equal(again, b) {
 			t.Errorf("%x was read as %x", b, again)
 		}
@@ -240,8 +240,8 @@ func TestFingerprint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inside(t, func(c *conn, s pkcs11.SessionHandle, r *root) error {
-		key, err := c.raw.UnwrapKey(s, wrapPad, r.kek, bl.wrapped, []*pkcs11.Attribute{
+	insidePair(t, bl, func(c *conn, s pkcs11.SessionHandle, p *pair) error {
+		key, err := c.raw.UnwrapKey(s, wrapPad, p.kek, bl.wrapped, []*pkcs11.Attribute{
 			attr(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY), attr(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_AES),
 			attr(pkcs11.CKA_TOKEN, false), attr(pkcs11.CKA_SENSITIVE, true), attr(pkcs11.CKA_SIGN, true),
 		})
@@ -265,6 +265,21 @@ func inside(t *testing.T, f func(c *conn, s pkcs11.SessionHandle, r *root) error
 			return err
 		}
 		return c.with(ctx, until, func(s pkcs11.SessionHandle) error { return f(c, s, r) })
+	})
+	if err != nil && !errors.Is(err, errReplace) {
+		t.Fatal(err)
+	}
+}
+
+// insidePair runs f with a session of the shared token and the working pair of a blob.
+func insidePair(t *testing.T, bl blob, f func(c *conn, s pkcs11.SessionHandle, p *pair) error) {
+	t.Helper()
+	err := shared.do(t.Context(), opRoot, func(ctx context.Context, c *conn, until time.Time) error {
+		p, err := c.openPair(ctx, until, bl.root, bl.pair)
+		if err != nil {
+			return err
+		}
+		return c.with(ctx, until, func(s pkcs11.SessionHandle) error { return f(c, s, p) })
 	})
 	if err != nil && !errors.Is(err, errReplace) {
 		t.Fatal(err)
@@ -308,8 +323,8 @@ func TestManyAtOnce(t *testing.T) {
 			return err
 		}
 		found, _, err := c.raw.FindObjects(s, 1000)
-		if _, cached := c.cache.snapshot(); len(found) != cached || cached > 16 {
-			t.Errorf("%d objects for %d cached keys", len(found), cached)
+		if _, cached := c.cache.snapshot(); len(found) != cached+2*len(c.pairs) || cached > 16 {
+			t.Errorf("%d objects for %d cached keys and %d working pairs", len(found), cached, len(c.pairs))
 		}
 		return errors.Join(err, c.raw.FindObjectsFinal(s))
 	})

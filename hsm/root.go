@@ -29,8 +29,8 @@ type RootInfo struct {
 
 // root is the handles of a root's three keys in one epoch.
 type root struct {
-	kek  pkcs11.ObjectHandle // wraps and unwraps keys of protection level HSM, and can do nothing else
-	mac  pkcs11.ObjectHandle // makes the MACs that bind blobs
+	kek  pkcs11.ObjectHandle // wraps and unwraps working pairs, and can do nothing else
+	mac  pkcs11.ObjectHandle // makes the MACs that bind working pairs to it
 	seal pkcs11.ObjectHandle // AES-GCM for keys of protection level SOFTWARE
 	beat []byte              // what mac made of beatText when the handles were found
 }
@@ -329,10 +329,13 @@ func (c *conn) knownRoots() []*root {
 	return slices.Collect(maps.Values(c.roots))
 }
 
+// forgetRoots drops the handles of roots and of what was opened under them.
 func (c *conn) forgetRoots() {
 	c.rootMu.Lock()
 	defer c.rootMu.Unlock()
 	clear(c.roots)
+	clear(c.pairs)
+	clear(c.own)
 }
 
 // beats is an error unless the root's MAC key still is the one that was found.

