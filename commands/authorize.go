@@ -23,8 +23,11 @@ func (s *Service) begin(c domain.Caller, operation string, category domain.Categ
 		Time: now, Project: ref.Name.Project, Location: ref.Name.Location, Version: ref.Version,
 		Operation: operation, Category: category, Caller: c,
 	}}
-	if ref.Name.ID != "" {
+	switch {
+	case ref.Name.ID != "":
 		a.record.KeyName = ref.Name.String()
+	case ref.Name.Ring != "":
+		a.record.KeyName = ref.Name.RingName().String()
 	}
 	if a.record.Location == "" {
 		a.record.Location = s.cfg.Location
@@ -57,17 +60,31 @@ func (s *Service) authorize(a *attempt, p domain.Permission) error {
 func (s *Service) key(ref domain.KeyRef) (eventstore.KeyState, error) {
 	var state eventstore.KeyState
 	var ok bool
-	if ref.UID.IsZero() {
+	switch {
+	case ref.Alias != "":
+		state, ok = s.cfg.Keys.GetByAlias(ref.AliasName())
+	case ref.UID.IsZero():
 		state, ok = s.cfg.Keys.Get(ref.Name.String())
-	} else if state, ok = s.cfg.Keys.GetByUID(ref.UID); ok {
-		ok = state.Key.Name.Project == ref.Name.Project && state.Key.Name.Location == ref.Name.Location
-	}
-	if !ok {
-		return eventstore.KeyState{}, &domain.Error{
-			Reason: domain.ReasonKeyNotFound, Message: fmt.Sprintf("there is no key %s; create it, or look at the name for a mistake", ref.Name),
+	default:
+		if state, ok = s.cfg.Keys.GetByUID(ref.UID); ok {
+			ok = state.Key.Name.Project == ref.Name.Project && state.Key.Name.Location == ref.Name.Location
 		}
 	}
+	if !ok {
+		return eventstore.KeyState{}, keyNotFound(ref)
+	}
 	return state, nil
+}
+
+func keyNotFound(ref domain.KeyRef) error {
+	if ref.Alias != "" {
+		return &domain.Error{
+			Reason: domain.ReasonKeyNotFound, Message: fmt.Sprintf("no key of this location has the alias %s; ListKeys shows the aliases of keys, AddKeyAlias adds one", ref.Alias),
+		}
+	}
+	return &domain.Error{
+		Reason: domain.ReasonKeyNotFound, Message: fmt.Sprintf("there is no key %s; create it, or look at the name for a mistake", ref.Name),
+	}
 }
 
 // succeeded records the attempt as done. Its result may be released only if the answer is nil.

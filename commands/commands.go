@@ -1,4 +1,4 @@
-// Package commands changes and uses keys. A change is decided on the projected key, its material made in the token and
+// Package commands changes and uses keys, and changes their rings and aliases. A change is decided on the projected state, its material made in the token and
 // stored, and then appended as one commit; a use is authorized, done by the token and recorded durably before its result
 // is released. The package has no transport and no storage of its own: it needs the interfaces below.
 package commands
@@ -22,6 +22,8 @@ type (
 	Revision = eventstore.Revision
 	// KeyState is a key as of one commit.
 	KeyState = eventstore.KeyState
+	// RingState is a key ring as of one commit.
+	RingState = eventstore.RingState
 )
 
 // Keys is this node's projection of the event log. Its answers may lag behind the log: what is decided on them is
@@ -31,8 +33,17 @@ type Keys interface {
 	Get(name string) (eventstore.KeyState, bool)
 	// GetByUID is Get for a key named by its uid.
 	GetByUID(uid domain.UID) (eventstore.KeyState, bool)
-	// Request returns the revision of the commit that carried out this principal's request on the key, and the request's hash.
-	Request(name, principal string, requestID domain.UID) (rev eventstore.Revision, hash [32]byte, ok bool)
+	// GetByAlias is Get for a key named by an alias. An alias of a destroyed key names nothing.
+	GetByAlias(name domain.AliasName) (eventstore.KeyState, bool)
+	// Alias returns the alias with this name; the zero state if it was never used.
+	Alias(name domain.AliasName) eventstore.AliasState
+	// AliasesAt returns the aliases that the key had just after a revision, sorted, and the commit that last changed them.
+	AliasesAt(key domain.UID, rev eventstore.Revision) (aliases []string, changed eventstore.Revision)
+	// Ring returns what is recorded of the key ring with this name; the zero state if nothing is.
+	Ring(name domain.RingName) eventstore.RingState
+	// Request returns the revision of the commit that carried out this principal's request on the aggregate, and the
+	// request's hash.
+	Request(aggregate, principal string, requestID domain.UID) (rev eventstore.Revision, hash [32]byte, ok bool)
 	// WaitFor returns when the projection has applied the revision, or with ctx's error.
 	WaitFor(ctx context.Context, rev eventstore.Revision) error
 	// Fresh returns an error when the projection may be older than the bound on staleness of plain reads.

@@ -25,7 +25,7 @@ type CreateKey struct {
 }
 
 // CreateKey makes a key, and its first version unless that is skipped. An id that was ever used is refused with
-// ReasonKeyExists.
+// ReasonKeyExists, a ring that was never made with ReasonRingNotFound, and an archived one with ReasonRingArchived.
 func (s *Service) CreateKey(ctx context.Context, c domain.Caller, r CreateKey) (eventstore.KeyState, error) {
 	name := r.Parent.Key(r.KeyID)
 	if r.Algorithm == "" {
@@ -37,6 +37,9 @@ func (s *Service) CreateKey(ctx context.Context, c domain.Caller, r CreateKey) (
 	return s.execute(ctx, c, change{
 		operation: "CreateKey", permission: domain.PermissionKeysCreate, ref: domain.KeyRef{Name: name}, mutation: r.Mutation, arguments: r,
 		command: func(material domain.UID) (domain.Command, error) {
+			if err := s.takesKeys(ctx, r.Parent); err != nil {
+				return nil, err
+			}
 			uid, err := newUID()
 			if err != nil {
 				return nil, fmt.Errorf("making the key's uid: %w", err)

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxAttempts is how often a change is decided anew after others won the race for the key.
+	// maxAttempts is how often a change is decided anew after others won the race for the aggregate.
 	maxAttempts = 16
 	// maxClockLag is how far this node's clock may be behind the log before it may not add to it.
 	maxClockLag = 5 * time.Second
@@ -25,129 +25,151 @@ const (
 
 // Mutation is what every changing request may carry.
 type Mutation struct {
-	// RequestID makes the change idempotent for ever, scoped to the principal and the key. Zero: not asked for.
+	// RequestID makes the change idempotent for ever, scoped to the principal and the resource. Zero: not asked for.
 	RequestID domain.UID
-	// Etag guards the change: it is refused with ReasonEtagMismatch if the key has changed since. Empty: not asked for.
+	// Etag guards the change: it is refused with ReasonEtagMismatch if the resource has changed since. Empty: not asked for.
 	Etag string
 }
 
-// Etag is the tag of a key's state after a commit.
+// Etag is the tag of a resource's state after a commit.
 func Etag(rev eventstore.Revision) string { return "r" + strconv.FormatUint(uint64(rev), 36) }
 
-// change is one command on one key, as a caller asked for it.
-type change struct {
+// changeOf is one command on one aggregate, as a caller asked for it. C is what commands on that kind of aggregate are.
+type changeOf[C any] struct {
 	operation  string
 	permission domain.Permission
-	ref        domain.KeyRef
-	mutation   Mutation
-	// arguments are what the request says beside the key's name; with it they make the hash that tells a repeated request
+	// ref names the key that is acted on, or, without an id, the ring.
+	ref      domain.KeyRef
+	mutation Mutation
+	// arguments are what the request says beside that name; with it they make the hash that tells a repeated request
 	// from another one with the same id.
 	arguments any
 	// command makes the command; material is a fresh id for a new version's material.
-	command func(material domain.UID) (domain.Command, error)
+	command func(material domain.UID) (C, error)
+}
+
+// change is one command on one key.
+type change = changeOf[domain.Command]
+
+// state is an aggregate after one of its commits; the zero S is that of one without any.
+type state[S any] interface {
+	Apply(c eventstore.Commit) (S, error)
+	Last() eventstore.Tip
+}
+
+// kind is what execute needs to know of one kind of aggregate. S is its state, C what commands on it are.
+type kind[S, C any] interface {
+	// projected is the state on this node of what ref names; the zero S if nothing is recorded of it.
+	projected(ctx context.Context, ref domain.KeyRef) (S, error)
+	// aggregate names it.
+	aggregate(ref domain.KeyRef, state S) eventstore.Aggregate
+	// about completes the record of an attempt.
+	about(a *attempt, state S)
+	// decide returns the commit that the command causes: its events, and the key that they are about.
+	decide(ctx context.Context, ref domain.KeyRef, state S, at time.Time, cmd C) (eventstore.Commit, error)
+	// makeMaterial makes and stores what the events name, completes them and returns what was stored.
+	makeMaterial(ctx context.Context, state S, commit *eventstore.Commit) ([]domain.Binding, error)
+}
+
+// execute is the path of every change of a key.
+func (s *Service) execute(ctx context.Context, c domain.Caller, ch change) (eventstore.KeyState, error) {
+	state, err := execute(ctx, s, c, keyKind{s}, ch)
+	if err != nil {
+		return eventstore.KeyState{}, err
+	}
+	state.Aliases, state.AliasRevision = s.cfg.Keys.AliasesAt(state.Key.UID, state.Revision)
+	return state, nil
 }
 
 // execute is the path of every change: the gate, then decide, make material, append. A success is recorded by its own
 // commit; a refusal is recorded as activity.
-func (s *Service) execute(ctx context.Context, c domain.Caller, ch change) (eventstore.KeyState, error) {
+func execute[S state[S], C any](ctx context.Context, s *Service, c domain.Caller, k kind[S, C], ch changeOf[C]) (S, error) {
 	ctx, span := tracer.Start(ctx, ch.operation)
 	defer span.End()
 	a := s.begin(c, ch.operation, domain.CategoryManagement, ch.ref)
 	err := s.authorize(&a, ch.permission)
 	if err == nil {
-		var state eventstore.KeyState
-		if state, err = s.change(ctx, &a, ch); err == nil {
+		var state S
+		if state, err = carryOut(ctx, s, &a, k, ch); err == nil {
 			return state, nil
 		}
 	}
-	return eventstore.KeyState{}, s.refused(ctx, &a, err)
+	var none S
+	return none, s.refused(ctx, &a, err)
 }
 
-func (s *Service) change(ctx context.Context, a *attempt, ch change) (eventstore.KeyState, error) {
+func carryOut[S state[S], C any](ctx context.Context, s *Service, a *attempt, k kind[S, C], ch changeOf[C]) (S, error) {
+	var none S
 	hash, err := ch.hash()
 	if err != nil {
-		return eventstore.KeyState{}, err
+		return none, err
 	}
-	state, err := s.startingPoint(ch)
+	state, err := k.projected(ctx, ch.ref)
 	if err != nil {
-		return eventstore.KeyState{}, err
+		return none, err
 	}
 	commandID, err := newUID()
 	if err != nil {
-		return eventstore.KeyState{}, fmt.Errorf("making a command id: %w", err)
+		return none, fmt.Errorf("making a command id: %w", err)
 	}
+	aggregate := k.aggregate(ch.ref, state)
 	confirmed := false
 	for range maxAttempts {
 		// Step 1: a request that was carried out before gets the answer of then.
-		if earlier, known, err := s.answered(ctx, a.record.Caller, ch, state, hash); known || err != nil {
+		if earlier, known, err := answered[S](ctx, s, aggregate, a.record.Caller, ch.mutation.RequestID, hash); known || err != nil {
 			return earlier, err
 		}
 		// Step 2: decide. This node may lag behind, so a refusal counts only if the log knows nothing newer.
-		if state.Revision != 0 {
-			a.about(state.Key, ch.ref.Version)
+		if state.Last().Revision != 0 {
+			k.about(a, state)
 		}
-		commit, err := s.decide(state, ch)
+		commit, err := decide(ctx, s, k, ch, state)
 		if err != nil {
 			if confirmed {
-				return eventstore.KeyState{}, err
+				return none, err
 			}
-			newer, tailErr := s.catchUp(ctx, state, ch)
+			newer, tailErr := catchUp(ctx, s, aggregate, state)
 			if tailErr != nil {
-				return eventstore.KeyState{}, tailErr
+				return none, tailErr
 			}
-			if newer.Revision == state.Revision {
-				return eventstore.KeyState{}, err
+			if newer.Last().Revision == state.Last().Revision {
+				return none, err
 			}
 			state, confirmed = newer, true
 			continue
 		}
 		// Step 3: make the material and store it, so that no event names material that does not exist.
-		made, err := s.makeMaterial(ctx, state.Key, &commit)
+		made, err := k.makeMaterial(ctx, state, &commit)
 		if err != nil {
-			return eventstore.KeyState{}, err
+			return none, err
 		}
-		// Step 4: append, if the key is still as it was decided on.
+		// Step 4: append, if the aggregate is still as it was decided on.
 		commit.CommandID, commit.RequestID, commit.RequestHash = commandID, ch.mutation.RequestID, hash
 		commit.Operation, commit.Caller, commit.GrantedBy = ch.operation, a.record.Caller, a.record.GrantedBy
+		commit.Aggregate, commit.Prev = aggregate, state.Last().Hash
 		commit.Duration = s.now().Sub(a.started)
-		commit, err = s.cfg.Events.Append(ctx, state.Revision, commit)
+		commit, err = s.cfg.Events.Append(ctx, state.Last().Revision, commit)
 		if errors.Is(err, eventstore.ErrConflict) {
 			s.dropMaterial(ctx, made)
-			if state, err = s.catchUp(ctx, state, ch); err != nil {
-				return eventstore.KeyState{}, err
+			if state, err = catchUp(ctx, s, aggregate, state); err != nil {
+				return none, err
 			}
 			confirmed = true
 			continue
 		}
 		if err != nil {
-			return eventstore.KeyState{}, appendError(err)
+			return none, appendError(err)
 		}
 		// Step 5: show it on this node before the answer.
-		return s.applied(ctx, state, commit)
+		return applied(ctx, s, state, commit)
 	}
-	return eventstore.KeyState{}, &domain.Error{
-		Reason: domain.ReasonContention, Message: "other changes of this key came first each time; read the key again and decide whether this change is still wanted",
+	return none, &domain.Error{
+		Reason: domain.ReasonContention, Message: "other changes of this resource came first each time; read it again and decide whether this change is still wanted",
 	}
-}
-
-// startingPoint is the projected key; the zero state under its name if it was never made.
-func (s *Service) startingPoint(ch change) (eventstore.KeyState, error) {
-	state, err := s.key(ch.ref)
-	if err != nil && ch.ref.UID.IsZero() { // Decide refuses, or creates
-		return eventstore.KeyState{}, nil
-	}
-	return state, err
-}
-
-func (ch change) aggregate(state eventstore.KeyState) eventstore.Aggregate {
-	if state.Revision != 0 {
-		return eventstore.KeyAggregate(state.Key.Name)
-	}
-	return eventstore.KeyAggregate(ch.ref.Name)
 }
 
 // hash is the SHA-256 of the normalised request; zero without a request id.
-func (ch change) hash() ([32]byte, error) {
+func (ch changeOf[C]) hash() ([32]byte, error) {
 	if ch.mutation.RequestID.IsZero() {
 		return [32]byte{}, nil
 	}
@@ -158,43 +180,43 @@ func (ch change) hash() ([32]byte, error) {
 	return sha256.Sum256(b), nil
 }
 
-// answered looks whether this principal's request was carried out before, and returns the key as it was just after.
-func (s *Service) answered(ctx context.Context, c domain.Caller, ch change, state eventstore.KeyState, hash [32]byte) (eventstore.KeyState, bool, error) {
-	if ch.mutation.RequestID.IsZero() {
-		return eventstore.KeyState{}, false, nil
+// answered looks whether this principal's request was carried out before, and returns the state as it was just after.
+func answered[S state[S]](ctx context.Context, s *Service, aggregate eventstore.Aggregate, c domain.Caller, request domain.UID, hash [32]byte) (then S, known bool, err error) {
+	var none S
+	if request.IsZero() {
+		return none, false, nil
 	}
-	aggregate := ch.aggregate(state)
-	rev, earlier, ok := s.cfg.Keys.Request(aggregate.Name, c.Principal, ch.mutation.RequestID)
+	rev, earlier, ok := s.cfg.Keys.Request(aggregate.Name, c.Principal, request)
 	if !ok {
-		return eventstore.KeyState{}, false, nil
+		return none, false, nil
 	}
 	if earlier != hash {
-		return eventstore.KeyState{}, true, errRequestIDReused
+		return none, true, errRequestIDReused
 	}
-	var then eventstore.KeyState
 	for commit, err := range s.cfg.Events.LoadConfirmed(ctx, aggregate, 0) {
 		if err == nil {
 			then, err = then.Apply(commit)
 		}
 		if err != nil {
-			return eventstore.KeyState{}, true, fmt.Errorf("reading the answer of an earlier request: %w", storeError(err))
+			return none, true, fmt.Errorf("reading the answer of an earlier request: %w", storeError(err))
 		}
 		if commit.Revision == rev {
 			return then, true, nil
 		}
 	}
-	return eventstore.KeyState{}, true, fmt.Errorf("commit %d of %s is not in the log", rev, aggregate.Name)
+	return none, true, fmt.Errorf("commit %d of %s is not in the log", rev, aggregate.Name)
 }
 
 var errRequestIDReused = &domain.Error{
-	Reason: domain.ReasonRequestIDReused, Message: "this request_id was used for a different request on this key; use a new UUID for each new request",
+	Reason: domain.ReasonRequestIDReused, Message: "this request_id was used for a different request on this resource; use a new UUID for each new request",
 }
 
 // decide returns the commit that the change causes in this state, without the material's facts.
-func (s *Service) decide(state eventstore.KeyState, ch change) (eventstore.Commit, error) {
-	if ch.mutation.Etag != "" && ch.mutation.Etag != Etag(state.Revision) {
+func decide[S state[S], C any](ctx context.Context, s *Service, k kind[S, C], ch changeOf[C], state S) (eventstore.Commit, error) {
+	last := state.Last()
+	if ch.mutation.Etag != "" && ch.mutation.Etag != Etag(last.Revision) {
 		return eventstore.Commit{}, &domain.Error{
-			Reason: domain.ReasonEtagMismatch, Message: "the key has changed since this etag was read; read it again and decide whether this change is still wanted",
+			Reason: domain.ReasonEtagMismatch, Message: "the resource has changed since this etag was read; read it again and decide whether this change is still wanted",
 		}
 	}
 	now := s.now()
@@ -203,8 +225,8 @@ func (s *Service) decide(state eventstore.KeyState, ch change) (eventstore.Commi
 			Reason: domain.ReasonClockBehind, Message: fmt.Sprintf("this server's clock is %s behind the event log; an operator must set it right", lag.Round(time.Millisecond)),
 		}
 	}
-	if now.Before(state.Time) { // effective time never runs backwards within a key
-		now = state.Time
+	if now.Before(last.Time) { // effective time never runs backwards within an aggregate
+		now = last.Time
 	}
 	material, err := newUID()
 	if err != nil {
@@ -214,41 +236,9 @@ func (s *Service) decide(state eventstore.KeyState, ch change) (eventstore.Commi
 	if err != nil {
 		return eventstore.Commit{}, err
 	}
-	events, err := domain.Decide(state.Key, now, command)
-	if err != nil {
-		return eventstore.Commit{}, err
-	}
-	after := domain.Fold(state.Key, now, events...)
-	return eventstore.Commit{
-		Aggregate: ch.aggregate(state), KeyUID: after.UID, Version: ch.ref.Version, Protection: after.Protection, LedgerTag: after.LedgerTag,
-		Time: now, Prev: state.Hash, Events: events,
-	}, nil
-}
-
-// makeMaterial makes and stores the material of every version that the commit adds and completes its events. It returns
-// what was stored.
-func (s *Service) makeMaterial(ctx context.Context, k domain.Key, commit *eventstore.Commit) ([]domain.Binding, error) {
-	var made []domain.Binding
-	after := domain.Fold(k, commit.Time, commit.Events...)
-	for i, e := range commit.Events {
-		added, ok := e.(domain.KeyVersionAdded)
-		if !ok {
-			continue
-		}
-		b := after.Binding(added.Version)
-		wrapped, err := s.cfg.Token.Generate(ctx, b)
-		if err != nil {
-			return nil, fmt.Errorf("making version %d in the token: %w", added.Version, err)
-		}
-		if err := s.cfg.Material.PutMaterial(ctx, b, wrapped.Blob); err != nil {
-			return nil, fmt.Errorf("storing the wrapped key: %w", storeError(err))
-		}
-		digest := sha256.Sum256(wrapped.Blob)
-		added.Fingerprint, added.PublicKey, added.BlobDigest = wrapped.Fingerprint, wrapped.PublicKey, digest[:]
-		commit.Events[i], commit.Version = added, added.Version
-		made = append(made, b)
-	}
-	return made, nil
+	commit, err := k.decide(ctx, ch.ref, state, now, command)
+	commit.Time = now
+	return commit, err
 }
 
 // dropMaterial erases what an attempt that lost its race has stored. It is erased by name: nothing else could tell it
@@ -264,23 +254,24 @@ func (s *Service) dropMaterial(ctx context.Context, made []domain.Binding) {
 
 // catchUp folds what the log knows beyond state, and waits for the projection to know it too, so that the requests in
 // those commits are known as well.
-func (s *Service) catchUp(ctx context.Context, state eventstore.KeyState, ch change) (eventstore.KeyState, error) {
-	before := state.Revision
-	for commit, err := range s.cfg.Events.LoadConfirmed(ctx, ch.aggregate(state), state.Revision) {
+func catchUp[S state[S]](ctx context.Context, s *Service, aggregate eventstore.Aggregate, state S) (S, error) {
+	var none S
+	before := state.Last().Revision
+	for commit, err := range s.cfg.Events.LoadConfirmed(ctx, aggregate, before) {
 		if err == nil {
 			state, err = state.Apply(commit)
 		}
 		if err != nil {
-			return eventstore.KeyState{}, fmt.Errorf("reading the newest commits of the key: %w", storeError(err))
+			return none, fmt.Errorf("reading the newest commits of %s: %w", aggregate.Name, storeError(err))
 		}
 	}
-	if state.Revision == before {
+	if state.Last().Revision == before {
 		return state, nil
 	}
 	wait, cancel := context.WithTimeout(ctx, projectionWait)
 	defer cancel()
-	if err := s.cfg.Keys.WaitFor(wait, state.Revision); err != nil {
-		return eventstore.KeyState{}, &domain.Error{
+	if err := s.cfg.Keys.WaitFor(wait, state.Last().Revision); err != nil {
+		return none, &domain.Error{
 			Reason: domain.ReasonStaleProjection, Message: "this node is behind the event log; try again, or another node",
 		}
 	}
@@ -288,10 +279,11 @@ func (s *Service) catchUp(ctx context.Context, state eventstore.KeyState, ch cha
 }
 
 // applied returns the state after the commit once this node shows it, or after a bounded wait: the change stands.
-func (s *Service) applied(ctx context.Context, state eventstore.KeyState, commit eventstore.Commit) (eventstore.KeyState, error) {
+func applied[S state[S]](ctx context.Context, s *Service, state S, commit eventstore.Commit) (S, error) {
 	next, err := state.Apply(commit)
 	if err != nil {
-		return eventstore.KeyState{}, fmt.Errorf("applying commit %d: %w", commit.Revision, err)
+		var none S
+		return none, fmt.Errorf("applying commit %d: %w", commit.Revision, err)
 	}
 	wait, cancel := context.WithTimeout(ctx, projectionWait)
 	defer cancel()

@@ -107,6 +107,8 @@ type faults struct {
 	// store and keys are the test's own, instead of those that all tests share; nil: shared.
 	store *eventstore.Store
 	keys  *projections.Keys
+	// deaf names an aggregate that the projection does not know of until it is waited for.
+	deaf string
 	// recorded is what became durable.
 	recorded []domain.ActivityRecord
 }
@@ -123,6 +125,56 @@ func (f *faults) theKeys() *projections.Keys {
 		return f.keys
 	}
 	return keys
+}
+
+// laggingKeys is a projection that has not heard of one aggregate until it is waited for.
+type laggingKeys struct {
+	*projections.Keys
+
+	mu   sync.Mutex
+	deaf string
+}
+
+func (l *laggingKeys) hears(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.deaf != name
+}
+
+func (l *laggingKeys) WaitFor(ctx context.Context, rev eventstore.Revision) error {
+	l.mu.Lock()
+	l.deaf = ""
+	l.mu.Unlock()
+	return l.Keys.WaitFor(ctx, rev)
+}
+
+func (l *laggingKeys) Ring(name domain.RingName) eventstore.RingState {
+	if !l.hears(name.String()) {
+		return eventstore.RingState{}
+	}
+	return l.Keys.Ring(name)
+}
+
+func (l *laggingKeys) Alias(name domain.AliasName) eventstore.AliasState {
+	if !l.hears(name.String()) {
+		return eventstore.AliasState{}
+	}
+	return l.Keys.Alias(name)
+}
+
+func (l *laggingKeys) GetByAlias(name domain.AliasName) (eventstore.KeyState, bool) {
+	if !l.hears(name.String()) {
+		return eventstore.KeyState{}, false
+	}
+	return l.Keys.GetByAlias(name)
+}
+
+func (l *laggingKeys) GetByUID(uid domain.UID) (eventstore.KeyState, bool) {
+	state, ok := l.Keys.GetByUID(uid)
+	if !l.hears(state.Key.Name.String()) {
+		return eventstore.KeyState{}, false
+	}
+	return state, ok
 }
 
 type faultyEvents struct{ *faults }
@@ -169,7 +221,7 @@ func (f *faults) last(t *testing.T) domain.ActivityRecord {
 
 func newService(f *faults) *commands.Service {
 	return commands.New(commands.Config{
-		Location: "local", Keys: f.theKeys(), Events: faultyEvents{f}, Material: f.theStore(), Activity: faultyActivity{f}, Token: token,
+		Location: "local", Keys: &laggingKeys{Keys: f.theKeys(), deaf: f.deaf}, Events: faultyEvents{f}, Material: f.theStore(), Activity: faultyActivity{f}, Token: token,
 		Log: slog.New(slog.DiscardHandler), Clock: f.clock,
 	})
 }

@@ -5,9 +5,16 @@ type Permission string
 
 // The permissions of the API so far, one for each RPC or group of RPCs that nobody would grant apart.
 const (
+	PermissionRingsCreate        Permission = "kms.keyRings.create"
+	PermissionRingsGet           Permission = "kms.keyRings.get"
+	PermissionRingsList          Permission = "kms.keyRings.list"
+	PermissionRingsArchive       Permission = "kms.keyRings.archive"
+	PermissionRingsUnarchive     Permission = "kms.keyRings.unarchive"
 	PermissionKeysCreate         Permission = "kms.keys.create"
 	PermissionKeysGet            Permission = "kms.keys.get"
 	PermissionKeysList           Permission = "kms.keys.list"
+	PermissionKeysAddAlias       Permission = "kms.keys.addAlias"
+	PermissionKeysRemoveAlias    Permission = "kms.keys.removeAlias"
 	PermissionKeysUpdate         Permission = "kms.keys.update"
 	PermissionKeysRotate         Permission = "kms.keys.rotate"
 	PermissionKeysEnable         Permission = "kms.keys.enable"

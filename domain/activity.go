@@ -62,7 +62,7 @@ func OutcomeOf(r Reason) Outcome {
 		return OutcomeOK
 	case ReasonPermissionDenied, ReasonKeyDisabled, ReasonKeyPendingImport, ReasonKeyPendingDeletion, ReasonKeyExpired, ReasonKeyArchived, ReasonKeyDestroyed,
 		ReasonVersionDisabled, ReasonVersionPending, ReasonVersionScheduled, ReasonVersionDestroyed, ReasonVersionIsPrimary, ReasonNoPrimaryVersion,
-		ReasonWrongPurpose, ReasonNotPendingDeletion:
+		ReasonWrongPurpose, ReasonNotPendingDeletion, ReasonRingArchived:
 		return OutcomeDenied
 	}
 	return OutcomeFailed

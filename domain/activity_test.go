@@ -22,13 +22,14 @@ func TestOutcomeOf(t *testing.T) {
 	denied := []Reason{
 		ReasonPermissionDenied, ReasonKeyDisabled, ReasonKeyPendingImport, ReasonKeyPendingDeletion, ReasonKeyExpired, ReasonKeyArchived, ReasonKeyDestroyed,
 		ReasonNotPendingDeletion, ReasonNoPrimaryVersion, ReasonVersionDisabled, ReasonVersionPending, ReasonVersionScheduled, ReasonVersionDestroyed,
-		ReasonVersionIsPrimary, ReasonWrongPurpose,
+		ReasonVersionIsPrimary, ReasonWrongPurpose, ReasonRingArchived,
 	}
 	failed := []Reason{
 		ReasonBadName, ReasonBadField, ReasonBadCiphertext, ReasonWrongLocation, ReasonRequestIDReused, ReasonBadPageToken, ReasonUnsupported,
 		ReasonFutureRevision, ReasonTooLarge, ReasonTwoCredentials, ReasonBadCredential, ReasonMissingCredential, ReasonKeyNotFound, ReasonVersionNotFound,
 		ReasonKeyExists, ReasonEtagMismatch, ReasonContention, ReasonNotRecorded, ReasonOutcomeUnknown, ReasonStoreFull, ReasonTokenUnavailable,
 		ReasonStaleProjection, ReasonClockBehind, ReasonActivityAway, ReasonStoreAway, ReasonInternal, ReasonOverloaded, ReasonMaterialMissing,
+		ReasonRingNotFound, ReasonRingExists, ReasonAliasNotFound, ReasonAliasExists,
 	}
 	want := make(map[Reason]Outcome)
 	for _, r := range denied {

@@ -24,6 +24,11 @@ const (
 	ReasonKeyNotFound        Reason = "KEY_NOT_FOUND"
 	ReasonVersionNotFound    Reason = "VERSION_NOT_FOUND"
 	ReasonKeyExists          Reason = "KEY_EXISTS" // the id is in use or was used before
+	ReasonRingNotFound       Reason = "RING_NOT_FOUND"
+	ReasonRingExists         Reason = "RING_EXISTS"
+	ReasonRingArchived       Reason = "RING_ARCHIVED"
+	ReasonAliasNotFound      Reason = "ALIAS_NOT_FOUND" // the key has no such alias
+	ReasonAliasExists        Reason = "ALIAS_EXISTS"    // the alias stands for another key
 	ReasonKeyDisabled        Reason = "KEY_DISABLED"
 	ReasonKeyPendingImport   Reason = "KEY_PENDING_IMPORT"
 	ReasonKeyPendingDeletion Reason = "KEY_PENDING_DELETION"
@@ -39,7 +44,7 @@ const (
 	ReasonVersionIsPrimary   Reason = "VERSION_IS_PRIMARY"
 	ReasonWrongPurpose       Reason = "WRONG_PURPOSE"
 	ReasonEtagMismatch       Reason = "ETAG_MISMATCH"
-	ReasonContention         Reason = "CONTENTION"           // other changes of the same key won every attempt
+	ReasonContention         Reason = "CONTENTION"           // other changes of the same resource won every attempt
 	ReasonNotRecorded        Reason = "NOT_RECORDED"         // no durable record could be made, so there is no answer
 	ReasonOutcomeUnknown     Reason = "OUTCOME_UNKNOWN"      // the change may or may not have been stored: repeat it with the same request_id
 	ReasonStoreFull          Reason = "STORE_FULL"           // the event store or the activity log has no room

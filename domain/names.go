@@ -12,8 +12,11 @@ type KeyName struct {
 	Project, Location, Ring, ID string
 }
 
-// AnyRing stands for the ring in the name of a key that is named by its uid, and in lists for every ring.
+// AnyRing stands for the ring in the name of a key that is named by its uid or an alias, and in lists for every ring.
 const AnyRing = "-"
+
+// aliasPrefix is what the id in a key's name begins with when it is an alias. No id holds a colon.
+const aliasPrefix = "alias:"
 
 // RingName is the resource name of a key ring, the parent of keys: projects/{project}/locations/{location}/keyRings/{ring}.
 type RingName struct {
@@ -41,12 +44,19 @@ func (n KeyName) VersionName(v Version) string {
 
 // KeyRef is a key, or one version of it, as a caller names it.
 type KeyRef struct {
-	// Name is the full name. When UID is set, its Ring is AnyRing and its ID the uid's text.
+	// Name is the full name. When UID or Alias is set, its Ring is AnyRing and its ID what the caller wrote there.
 	Name KeyName
 	// UID is set when the key is named by its uid (keyRings/-/keys/{uid}).
 	UID UID
+	// Alias is set when the key is named by an alias (keyRings/-/keys/alias:{alias}); it is the alias's id.
+	Alias string
 	// Version is zero when the name is the key's own.
 	Version Version
+}
+
+// AliasName is the name of the alias that the key is named by.
+func (r KeyRef) AliasName() AliasName {
+	return AliasName{r.Name.Project, r.Name.Location, r.Alias}
 }
 
 func (r KeyRef) String() string {
@@ -87,19 +97,27 @@ func ParseKeyRef(s string) (KeyRef, error) {
 		}
 		id, ref.Version = id[:i], Version(v)
 	}
-	if !ValidID(id) {
-		return KeyRef{}, badName(s, keyPattern)
-	}
 	ref.Name = ring.Key(id)
-	if ring.Ring == AnyRing {
-		if ref.UID, err = ParseUID(id); err != nil || ref.UID.IsZero() { // the zero UID would read as a key named by its ring and id
-			return KeyRef{}, badName(s, "projects/{project}/locations/{location}/keyRings/-/keys/{uid}, or with the ring's name in place of -")
+	if ring.Ring != AnyRing {
+		if !ValidID(id) {
+			return KeyRef{}, badName(s, keyPattern)
 		}
+		return ref, nil
+	}
+	if alias, ok := strings.CutPrefix(id, aliasPrefix); ok && ValidID(alias) {
+		ref.Alias = alias
+		return ref, nil
+	}
+	if ref.UID, err = ParseUID(id); err != nil || ref.UID.IsZero() { // the zero UID would read as a key named by its ring and id
+		return KeyRef{}, badName(s, anyRingPattern)
 	}
 	return ref, nil
 }
 
-const keyPattern = "projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}"
+const (
+	keyPattern     = "projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}"
+	anyRingPattern = "projects/{project}/locations/{location}/keyRings/-/keys/{uid} or …/keyRings/-/keys/alias:{alias}, or with the ring's name in place of -"
+)
 
 func parseRing(s string) (n RingName, rest string, err error) {
 	rest = s

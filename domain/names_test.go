@@ -31,6 +31,10 @@ func TestParseKeyRef(t *testing.T) {
 		"highest version": {keyText + "/versions/2147483647", KeyRef{Name: keyName, Version: 1<<31 - 1}},
 		"uid":             {"projects/shop/locations/local/keyRings/-/keys/" + uidText, KeyRef{Name: RingName{"shop", "local", "-"}.Key(uidText), UID: anyUID}},
 		"version by uid":  {"projects/shop/locations/local/keyRings/-/keys/" + uidText + "/versions/1", KeyRef{Name: RingName{"shop", "local", "-"}.Key(uidText), UID: anyUID, Version: 1}},
+		"alias":           {"projects/shop/locations/local/keyRings/-/keys/alias:orders", KeyRef{Name: RingName{"shop", "local", "-"}.Key("alias:orders"), Alias: "orders"}},
+		"version of it":   {"projects/shop/locations/local/keyRings/-/keys/alias:a/versions/2", KeyRef{Name: RingName{"shop", "local", "-"}.Key("alias:a"), Alias: "a", Version: 2}},
+		"longest alias":   {"projects/shop/locations/local/keyRings/-/keys/alias:" + long, KeyRef{Name: RingName{"shop", "local", "-"}.Key("alias:" + long), Alias: long}},
+		"alias as a uid":  {"projects/shop/locations/local/keyRings/-/keys/alias:" + uidText, KeyRef{Name: RingName{"shop", "local", "-"}.Key("alias:" + uidText), Alias: uidText}},
 		"uid as an id":    {ringText + "/keys/" + uidText, KeyRef{Name: ring.Key(uidText)}},
 		"every character": {"projects/aZ09_-/locations/_/keyRings/0/keys/Z-", KeyRef{Name: KeyName{"aZ09_-", "_", "0", "Z-"}}},
 		"longest parts":   {"projects/" + long + "/locations/" + long + "/keyRings/" + long + "/keys/" + long, KeyRef{Name: KeyName{long, long, long, long}}},
@@ -76,6 +80,11 @@ func TestParseKeyRefRefuses(t *testing.T) {
 		"any ring, no uid":         "projects/shop/locations/local/keyRings/-/keys/orders",
 		"any ring, the zero uid":   "projects/shop/locations/local/keyRings/-/keys/00000000-0000-0000-0000-000000000000",
 		"any ring, half a uid":     "projects/shop/locations/local/keyRings/-/keys/0190b3a5-7c1e",
+		"an alias in a ring":       ringText + "/keys/alias:orders",
+		"no alias":                 "projects/shop/locations/local/keyRings/-/keys/alias:",
+		"an alias of 64":           "projects/shop/locations/local/keyRings/-/keys/alias:" + strings.Repeat("x", 64),
+		"an alias with a colon":    "projects/shop/locations/local/keyRings/-/keys/alias:a:b",
+		"an alias in upper case":   "projects/shop/locations/local/keyRings/-/keys/ALIAS:a",
 		"no version":               keyText + "/versions/",
 		"no version either":        keyText + "/versions",
 		"version 0":                keyText + "/versions/0",
@@ -153,7 +162,7 @@ func TestValidID(t *testing.T) {
 func FuzzParseKeyRef(f *testing.F) {
 	for _, s := range []string{
 		"", keyText, keyText + "/versions/1", keyText + "/versions/01", ringText,
-		"projects/shop/locations/local/keyRings/-/keys/" + uidText, "projects/p/locations/l/keyRings/r/keys/\xff",
+		"projects/shop/locations/local/keyRings/-/keys/" + uidText, "projects/shop/locations/local/keyRings/-/keys/alias:a", "projects/p/locations/l/keyRings/r/keys/\xff",
 	} {
 		f.Add(s)
 	}
@@ -171,8 +180,8 @@ func FuzzParseKeyRef(f *testing.F) {
 		if again, err := ParseKeyRef(ref.String()); err != nil || again != ref {
 			t.Fatalf("read again: %v, %v, want %v", again, err, ref)
 		}
-		if ref.UID.IsZero() != (ref.Name.Ring != AnyRing) {
-			t.Fatalf("%q has uid %s", s, ref.UID)
+		if (ref.UID.IsZero() && ref.Alias == "") != (ref.Name.Ring != AnyRing) || (!ref.UID.IsZero() && ref.Alias != "") {
+			t.Fatalf("%q has uid %s and alias %q", s, ref.UID, ref.Alias)
 		}
 	})
 }

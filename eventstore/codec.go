@@ -39,6 +39,9 @@ func encodeCommit(c Commit) ([]byte, error) {
 	if project, _, _ := splitName(c.Aggregate.Name); project != c.Aggregate.Project {
 		return nil, fmt.Errorf("encoding a commit: aggregate %q is not in project %q", c.Aggregate.Name, c.Aggregate.Project)
 	}
+	if !c.ofOneKind() {
+		return nil, fmt.Errorf("encoding a commit: aggregate %q is not of the kind of its events", c.Aggregate.Name)
+	}
 	protection, err := protectionLevels.toProto(c.Protection)
 	if err != nil {
 		return nil, err
@@ -55,6 +58,20 @@ func encodeCommit(c Commit) ([]byte, error) {
 	}}
 	for _, e := range c.Events {
 		encoded, err := encodeEvent(e)
+		if err != nil {
+			return nil, err
+		}
+		m.Events = append(m.Events, encoded)
+	}
+	for _, e := range c.Ring {
+		encoded, err := encodeRingEvent(e)
+		if err != nil {
+			return nil, err
+		}
+		m.Events = append(m.Events, encoded)
+	}
+	for _, e := range c.Alias {
+		encoded, err := encodeAliasEvent(e)
 		if err != nil {
 			return nil, err
 		}
@@ -109,11 +126,10 @@ func decodeCommitMessage(m storedMessage) (Commit, error) {
 	c.Caller = d.caller(md.GetCaller())
 	c.Protection = fromProto(&d, protectionLevels, md.GetProtectionLevel())
 	for _, e := range upcast(p.GetEvents()) {
-		if event, site := d.event(e); site != nil {
-			c.Site = append(c.Site, site)
-		} else if event != nil {
-			c.Events = append(c.Events, event)
-		}
+		d.add(&c, e)
+	}
+	if !c.ofOneKind() {
+		d.fail(errors.New("it holds an event of another kind of aggregate"))
 	}
 	return c, d.err
 }
@@ -179,8 +195,21 @@ func encodeSiteEvent(e SiteEvent) (*eventsv1.Event, error) {
 // decoder reads the parts of a message and keeps the first error.
 type decoder struct{ err error }
 
-// event returns one of the two, or sets the error: an event that this program does not know can't be left out of the history
-// that it decides on.
+// add adds an event to the commit, or sets the error: an event that this program does not know can't be left out of the
+// history that it decides on.
+func (d *decoder) add(c *Commit, e *eventsv1.Event) {
+	if ring := d.ringEvent(e); ring != nil {
+		c.Ring = append(c.Ring, ring)
+	} else if alias := d.aliasEvent(e); alias != nil {
+		c.Alias = append(c.Alias, alias)
+	} else if event, site := d.event(e); site != nil {
+		c.Site = append(c.Site, site)
+	} else if event != nil {
+		c.Events = append(c.Events, event)
+	}
+}
+
+// event returns one of the two, or sets the error.
 func (d *decoder) event(e *eventsv1.Event) (domain.Event, SiteEvent) {
 	switch e := e.GetEvent().(type) {
 	case *eventsv1.Event_KeyCreated:

@@ -67,6 +67,28 @@ func samples() map[string]Commit {
 		c.Events = []domain.Event{e}
 		out[name] = c
 	}
+	ring := base
+	ring.Aggregate, ring.KeyUID, ring.Version, ring.Protection, ring.LedgerTag = RingAggregate(name.RingName()), domain.UID{}, 0, "", [32]byte{}
+	for event, e := range map[string]domain.RingEvent{
+		"key_ring_created":    domain.KeyRingCreated{Name: name.RingName(), Labels: labels, Creator: "admin"},
+		"key_ring_archived":   domain.KeyRingArchived{},
+		"key_ring_unarchived": domain.KeyRingUnarchived{},
+	} {
+		c := ring
+		c.Ring = []domain.RingEvent{e}
+		out[event] = c
+	}
+	alias := base
+	aliasName := domain.AliasName{Project: "default", Location: "local", ID: "a"}
+	alias.Aggregate, alias.Version = AliasAggregate(aliasName), 0
+	for event, e := range map[string]domain.AliasEvent{
+		"key_alias_set":     domain.KeyAliasSet{Name: aliasName, KeyUID: uid(1), Key: name},
+		"key_alias_removed": domain.KeyAliasRemoved{},
+	} {
+		c := alias
+		c.Alias = []domain.AliasEvent{e}
+		out[event] = c
+	}
 	site := base
 	site.Aggregate, site.KeyUID, site.Version, site.LedgerTag = SiteAggregate, domain.UID{}, 0, [32]byte{}
 	for name, e := range map[string]SiteEvent{
@@ -136,10 +158,18 @@ func TestEveryDomainEventIsStored(t *testing.T) {
 		for _, e := range c.Events {
 			stored[reflect.TypeOf(e).Name()] = true
 		}
+		for _, e := range c.Ring {
+			stored[reflect.TypeOf(e).Name()] = true
+		}
+		for _, e := range c.Alias {
+			stored[reflect.TypeOf(e).Name()] = true
+		}
 	}
-	for _, name := range receiversOf(t, "../domain/events.go", "isEvent") {
-		if !stored[name] {
-			t.Errorf("domain.%s has no sample, and maybe no stored form", name)
+	for method, file := range map[string]string{"isEvent": "../domain/events.go", "isRingEvent": "../domain/ring.go", "isAliasEvent": "../domain/alias.go"} {
+		for _, name := range receiversOf(t, file, method) {
+			if !stored[name] {
+				t.Errorf("domain.%s has no sample, and maybe no stored form", name)
+			}
 		}
 	}
 }
@@ -285,7 +315,15 @@ func TestDecodeRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	foreign, err := proto.Marshal(&eventsv1.Commit{
+		Metadata: &eventsv1.Metadata{Aggregate: c.Aggregate.Name},
+		Events:   []*eventsv1.Event{{Event: &eventsv1.Event_KeyRingArchived{KeyRingArchived: &eventsv1.KeyRingArchived{}}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, change := range map[string]func(*storedMessage){
+		"a ring's event":    func(m *storedMessage) { m.data = foreign },
 		"another type":      func(m *storedMessage) { m.header.Set(headerType, typeHeader("commit2", c.Lineage)) },
 		"no type":           func(m *storedMessage) { m.header.Del(headerType) },
 		"bad lineage":       func(m *storedMessage) { m.header.Set(headerType, typeCommit+" abc") },
@@ -300,6 +338,37 @@ func TestDecodeRefuses(t *testing.T) {
 		change(&m)
 		if got, err := decodeCommit(m); err == nil {
 			t.Errorf("%s: read as %+v", name, got)
+		}
+	}
+}
+
+// TestKinds: what an aggregate is stands in its name, and its commits hold no events of another kind.
+func TestKinds(t *testing.T) {
+	for a, want := range map[Aggregate]Kind{
+		SiteAggregate: KindSite,
+		KeyAggregate(domain.KeyName{Project: "p", Location: "l", Ring: "r", ID: "k"}):                    KindKey,
+		KeyAggregate(domain.KeyName{Project: "aliases", Location: "keyRings", Ring: "keys", ID: "keys"}): KindKey,
+		RingAggregate(domain.RingName{Project: "p", Location: "l", Ring: "keys"}):                        KindRing,
+		AliasAggregate(domain.AliasName{Project: "p", Location: "l", ID: "keyRings"}):                    KindAlias,
+		{Project: "p", Name: "projects/p/locations/l/keyRings/r/importJobs/j"}:                           KindUnknown,
+		{Project: "p", Name: "projects/p/locations/l/others/o"}:                                          KindUnknown,
+		{Name: "elsewhere"}: KindUnknown,
+	} {
+		if got := a.Kind(); got != want {
+			t.Errorf("%s is of kind %d, want %d", a.Name, got, want)
+		}
+	}
+	all := samples()
+	for name, c := range all {
+		for other, o := range all {
+			if c.Aggregate.Kind() == o.Aggregate.Kind() || other == "none" {
+				continue
+			}
+			mixed := o
+			mixed.Aggregate = c.Aggregate
+			if _, err := encodeCommit(mixed); err == nil {
+				t.Errorf("%s is stored in the aggregate of %s", other, name)
+			}
 		}
 	}
 }

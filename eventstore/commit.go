@@ -12,21 +12,6 @@ import (
 // Revision is the position in KMS_EVENTS of an aggregate's last commit. Zero means that the aggregate has none.
 type Revision uint64
 
-// Aggregate is what one stream of commits is about: a key, or the site itself.
-type Aggregate struct {
-	Project string // empty for the site
-	Name    string // the full resource name
-}
-
-// SiteAggregate holds what concerns the whole site: its lineage and the roots of its token.
-var SiteAggregate = Aggregate{Name: "site"}
-
-// KeyAggregate is the aggregate of the key with this name. The name is never used again, so that "this id was never used"
-// is the expectation that the aggregate has no commit.
-func KeyAggregate(n domain.KeyName) Aggregate {
-	return Aggregate{Project: n.Project, Name: n.String()}
-}
-
 // Commit is one command's effect on one aggregate, stored as one message: all its events or none. A command that found
 // nothing to change has a commit too, without events, which remembers its request id.
 type Commit struct {
@@ -50,9 +35,13 @@ type Commit struct {
 	Version    domain.Version // the version acted on; zero: the key
 	LedgerTag  [32]byte
 	Duration   time.Duration // of the work before the append, to the microsecond
-	Events     []domain.Event
-	// Site holds the events of SiteAggregate; a commit has either Events or Site.
-	Site []SiteEvent
+
+	// The events are of the kind of the aggregate: only one of these has any.
+
+	Events []domain.Event // of a key
+	Ring   []domain.RingEvent
+	Alias  []domain.AliasEvent
+	Site   []SiteEvent
 
 	// Set when read or appended.
 
@@ -93,41 +82,6 @@ func (c Commit) ActivityRecord() domain.ActivityRecord {
 		Operation: c.Operation, Category: domain.CategoryManagement, Outcome: domain.OutcomeOK,
 		Caller: c.Caller, GrantedBy: c.GrantedBy, Protection: c.Protection, LedgerTag: c.LedgerTag, Duration: c.Duration,
 	}
-}
-
-// KeyState is a key's aggregate after one of its commits: what projections hold and commands decide on. The zero KeyState
-// is that of a key which never existed. Like domain.Key it is a value that never changes.
-type KeyState struct {
-	Key            domain.Key
-	Revision       Revision
-	CreateRevision Revision
-	Hash           [32]byte  // of the last commit; the next one's Prev
-	Time           time.Time // of the last commit; the next one's is not before it
-}
-
-// Apply returns the state after c. The error is a *ChainError if c is not the next commit of this key.
-func (s KeyState) Apply(c Commit) (KeyState, error) {
-	broken := func(message string) (KeyState, error) {
-		return s, &ChainError{Aggregate: c.Aggregate, Revision: c.Revision, Message: message}
-	}
-	switch {
-	case c.Revision <= s.Revision:
-		return broken("it is older than what it should continue")
-	case c.Prev != s.Hash:
-		return broken("the hash of the previous commit is not the one it names: commits are missing or were changed; restore the event store from a backup")
-	case c.Time.Before(s.Time):
-		return broken("its time is before that of the previous commit")
-	case s.Revision != 0 && s.Key.Name.String() != c.Aggregate.Name:
-		return broken("it belongs to another key than " + s.Key.Name.String())
-	}
-	next := KeyState{
-		Key:      domain.Fold(s.Key, c.Time, c.Events...),
-		Revision: c.Revision, CreateRevision: s.CreateRevision, Hash: c.Hash, Time: c.Time,
-	}
-	if s.Revision == 0 {
-		next.CreateRevision = c.Revision
-	}
-	return next, nil
 }
 
 // Names of streams and the subjects they take.

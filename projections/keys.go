@@ -1,5 +1,5 @@
-// Package projections builds what this node knows of the site from the event log. Keys holds every key in memory; it is
-// never asked to decide anything on its own: what is decided on it is guarded by the append, and plain reads are refused
+// Package projections builds what this node knows of the site from the event log. Keys holds every key in memory, with
+// the rings and aliases; it is never asked to decide anything on its own: what is decided on it is guarded by the append, and plain reads are refused
 // once it may be too old.
 package projections
 
@@ -32,8 +32,8 @@ type Log interface {
 	Head(ctx context.Context) (eventstore.Head, error)
 }
 
-// Keys is every key of the site, as of the newest commit this node has seen. Its methods may be called by any number of
-// goroutines.
+// Keys is every key of the site with its rings and aliases, as of the newest commit this node has seen. Its methods may be
+// called by any number of goroutines.
 type Keys struct {
 	log      *slog.Logger
 	onChange func(eventstore.KeyState, eventstore.Commit)
@@ -44,18 +44,24 @@ type Keys struct {
 	byName   map[string]*entry
 	byUID    map[domain.UID]*entry
 	rings    map[domain.RingName]*ring
-	pending  map[*entry]struct{} // deletion is scheduled
-	unerased map[*entry]struct{} // destroyed, material not known to be erased
+	recorded map[string]*ringEntry  // rings of which something is recorded, by name
+	aliases  map[string]*aliasEntry // by name
+	pending  map[*entry]struct{}    // deletion is scheduled
+	unerased map[*entry]struct{}    // destroyed, material not known to be erased
 	applied  eventstore.Revision
 	headTime time.Time
 	waiting  map[eventstore.Revision][]chan struct{}
 }
 
-// entry is one key. Its requests are never forgotten: a request id is good for ever.
+// entry is one key.
 type entry struct {
-	state    eventstore.KeyState
-	requests map[request]answer
+	state    *eventstore.KeyState // replaced, never changed: readers keep it
+	requests requests
+	named    []aliasChange // oldest first
 }
+
+// requests are those that an aggregate's commits carried out. They are never forgotten: a request id is good for ever.
+type requests map[request]answer
 
 type request struct {
 	principal string
@@ -65,6 +71,17 @@ type request struct {
 type answer struct {
 	revision eventstore.Revision
 	hash     [32]byte
+}
+
+// remember notes the request that c carried out, if it has one.
+func (r *requests) remember(c eventstore.Commit) {
+	if c.RequestID.IsZero() {
+		return
+	}
+	if *r == nil {
+		*r = requests{}
+	}
+	(*r)[request{c.Caller.Principal, c.RequestID}] = answer{c.Revision, c.RequestHash}
 }
 
 // ring keeps the entries of one key ring for listing. New ones are put in order when somebody lists.
@@ -79,6 +96,7 @@ func NewKeys(log *slog.Logger, onChange func(eventstore.KeyState, eventstore.Com
 	return &Keys{
 		log: log, onChange: onChange,
 		byName: map[string]*entry{}, byUID: map[domain.UID]*entry{}, rings: map[domain.RingName]*ring{},
+		recorded: map[string]*ringEntry{}, aliases: map[string]*aliasEntry{},
 		pending: map[*entry]struct{}{}, unerased: map[*entry]struct{}{}, waiting: map[eventstore.Revision][]chan struct{}{},
 	}
 }
@@ -102,10 +120,8 @@ func (k *Keys) Run(ctx context.Context, log Log, caughtUp func()) error {
 func (k *Keys) apply(c eventstore.Commit) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if len(c.Site) == 0 {
-		if err := k.applyKey(c); err != nil {
-			return err
-		}
+	if err := k.applyTo(c); err != nil {
+		return err
 	}
 	k.applied = c.Revision
 	if c.Time.After(k.headTime) {
@@ -122,19 +138,38 @@ func (k *Keys) apply(c eventstore.Commit) error {
 	return nil
 }
 
+// applyTo applies the commit to the aggregate that it is of. One of an unknown kind can't be left out of what is decided on.
+func (k *Keys) applyTo(c eventstore.Commit) error {
+	switch c.Aggregate.Kind() {
+	case eventstore.KindSite:
+		return nil
+	case eventstore.KindKey:
+		return k.applyKey(c)
+	case eventstore.KindRing:
+		return k.applyRing(c)
+	case eventstore.KindAlias:
+		return k.applyAlias(c)
+	case eventstore.KindUnknown:
+	}
+	return fmt.Errorf("commit %d is of %s, which is of a kind that this version of the program does not know", c.Revision, c.Aggregate.Name)
+}
+
 func (k *Keys) applyKey(c eventstore.Commit) error {
 	e, known := k.byName[c.Aggregate.Name]
 	if !known {
-		e = &entry{}
+		e = &entry{state: &eventstore.KeyState{}}
 	}
 	state, err := e.state.Apply(c)
 	if err != nil {
 		return err
 	}
+	if state.Key.State == domain.KeyStateDestroyed {
+		state = e.withoutAliases(state)
+	}
 	if k.onChange != nil {
 		k.onChange(state, c)
 	}
-	e.state = state
+	e.state = &state
 	if !known {
 		k.byName[c.Aggregate.Name], k.byUID[state.Key.UID] = e, e
 		name := state.Key.Name.RingName()
@@ -143,12 +178,7 @@ func (k *Keys) applyKey(c eventstore.Commit) error {
 		}
 		k.rings[name].entries, k.rings[name].sorted = append(k.rings[name].entries, e), false
 	}
-	if !c.RequestID.IsZero() {
-		if e.requests == nil {
-			e.requests = map[request]answer{}
-		}
-		e.requests[request{c.Caller.Principal, c.RequestID}] = answer{c.Revision, c.RequestHash}
-	}
+	e.requests.remember(c)
 	set(k.pending, e, state.Key.State == domain.KeyStatePendingDeletion)
 	set(k.unerased, e, state.Key.State == domain.KeyStateDestroyed && !erased(state.Key))
 	return nil
@@ -221,7 +251,7 @@ func (k *Keys) Get(name string) (eventstore.KeyState, bool) {
 	if !ok {
 		return eventstore.KeyState{}, false
 	}
-	return e.state, true
+	return *e.state, true
 }
 
 // GetByUID is Get for a key named by its uid.
@@ -232,19 +262,29 @@ func (k *Keys) GetByUID(uid domain.UID) (eventstore.KeyState, bool) {
 	if !ok {
 		return eventstore.KeyState{}, false
 	}
-	return e.state, true
+	return *e.state, true
 }
 
-// Request returns the revision of the commit that carried out this principal's request on the key, and the request's hash.
-func (k *Keys) Request(name, principal string, id domain.UID) (eventstore.Revision, [32]byte, bool) {
+// Request returns the revision of the commit that carried out this principal's request on the aggregate, and the request's
+// hash.
+func (k *Keys) Request(aggregate, principal string, id domain.UID) (eventstore.Revision, [32]byte, bool) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	e, ok := k.byName[name]
-	if !ok {
-		return 0, [32]byte{}, false
-	}
-	a, ok := e.requests[request{principal, id}]
+	a, ok := k.requestsOf(aggregate)[request{principal, id}]
 	return a.revision, a.hash, ok
+}
+
+func (k *Keys) requestsOf(aggregate string) requests {
+	if e, ok := k.byName[aggregate]; ok {
+		return e.requests
+	}
+	if r, ok := k.recorded[aggregate]; ok {
+		return r.requests
+	}
+	if a, ok := k.aliases[aggregate]; ok {
+		return a.requests
+	}
+	return nil
 }
 
 // Revision is the newest one applied.
@@ -293,21 +333,45 @@ func (k *Keys) WaitFor(ctx context.Context, rev eventstore.Revision) error {
 	}
 }
 
+// listChunk is how many keys a list takes at once while the projection stands still for it.
+const listChunk = 256
+
 // Keys yields the keys of a ring in the order of their ids, destroyed ones included; with domain.AnyRing those of all
-// rings of the location, by ring and then id. Each is as new as the moment it is yielded.
-func (k *Keys) Keys(name domain.RingName) iter.Seq[eventstore.KeyState] {
-	return func(yield func(eventstore.KeyState) bool) {
+// rings of the location, by ring and then id. Each is as new as a moment before it is yielded, and must not be changed.
+func (k *Keys) Keys(name domain.RingName) iter.Seq[*eventstore.KeyState] {
+	return func(yield func(*eventstore.KeyState) bool) {
+		var chunk [listChunk]*eventstore.KeyState
 		for _, entries := range k.listed(name) {
-			for _, e := range entries {
+			for some := range slices.Chunk(entries, listChunk) {
 				k.mu.RLock()
-				state := e.state
+				for i, e := range some {
+					chunk[i] = e.state
+				}
 				k.mu.RUnlock()
-				if !yield(state) {
-					return
+				fetch(chunk[:len(some)])
+				for _, state := range chunk[:len(some)] {
+					if !yield(state) {
+						return
+					}
 				}
 			}
 		}
 	}
+}
+
+// fetch reads a little of every state. They are all over the memory, which answers many such reads at once, while whoever
+// looks closer at one state after the other would wait for each: with 100,000 keys that is most of the time of a list. The
+// sum keeps the compiler from leaving the reads out.
+//
+//go:noinline
+func fetch(states []*eventstore.KeyState) (sum int) {
+	for _, s := range states {
+		sum += len(s.Key.State) + len(s.Key.Memo) + s.Key.CreateTime.Nanosecond()
+	}
+	for _, s := range states {
+		sum += len(s.Key.Labels)
+	}
+	return sum
 }
 
 // listed returns the sorted entries of each ring that name stands for. The slices are never changed in place.
@@ -348,8 +412,8 @@ func (k *Keys) states(of map[*entry]struct{}, wanted func(eventstore.KeyState) b
 	defer k.mu.RUnlock()
 	var states []eventstore.KeyState
 	for e := range of {
-		if wanted(e.state) {
-			states = append(states, e.state)
+		if wanted(*e.state) {
+			states = append(states, *e.state)
 		}
 	}
 	return states

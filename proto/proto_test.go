@@ -45,8 +45,8 @@ func TestEveryMethodNamesItsPermissionAndPath(t *testing.T) {
 			}
 		}
 	}
-	if seen != 24 {
-		t.Errorf("saw %d methods, want 24: adjust this number together with the API", seen)
+	if seen != 32 {
+		t.Errorf("saw %d methods, want 32: adjust this number together with the API", seen)
 	}
 }
 
@@ -86,6 +86,11 @@ func TestValid(t *testing.T) {
 		"key name":                 &kmsv1.GetKeyRequest{Name: key},
 		"longest ids":              &kmsv1.GetKeyRequest{Name: strings.Join([]string{"projects", strings.Repeat("p", 63), "locations", strings.Repeat("-", 63), "keyRings", strings.Repeat("_", 63), "keys", strings.Repeat("9", 63)}, "/")},
 		"key by uid":               &kmsv1.GetKeyRequest{Name: "projects/payments/locations/local/keyRings/-/keys/" + uuid},
+		"key by alias":             &kmsv1.GetKeyRequest{Name: "projects/payments/locations/local/keyRings/-/keys/alias:current"},
+		"version by alias":         &kmsv1.EncryptRequest{Name: "projects/payments/locations/local/keyRings/-/keys/alias:current/versions/3"},
+		"update by alias":          &kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: "projects/payments/locations/local/keyRings/-/keys/alias:current"}, UpdateMask: mask},
+		"ring":                     &kmsv1.CreateKeyRingRequest{Parent: "projects/payments/locations/local", KeyRingId: "r"},
+		"alias":                    &kmsv1.AddKeyAliasRequest{Name: key, Alias: strings.Repeat("a", 63)},
 		"any ring":                 &kmsv1.ListKeysRequest{Parent: "projects/payments/locations/local/keyRings/-", PageSize: 1000},
 		"version":                  &kmsv1.EncryptRequest{Name: key + "/versions/3"},
 		"empty plaintext":          &kmsv1.EncryptRequest{Name: key},
@@ -137,6 +142,13 @@ func TestRefused(t *testing.T) {
 		"version of a key":        {get(key + "/versions/1"), "name", "must be projects/{project}"},
 		"version 0":               {&kmsv1.EncryptRequest{Name: key + "/versions/0"}, "name", "a number from 1"},
 		"key as version":          {&kmsv1.GetKeyVersionRequest{Name: key}, "name", "/versions/{version}"},
+		"alias with a dot":        {get("projects/p/locations/l/keyRings/-/keys/alias:a.b"), "name", "letters, digits"},
+		"alias without an id":     {get("projects/p/locations/l/keyRings/-/keys/alias:"), "name", "letters, digits"},
+		"another prefix":          {get("projects/p/locations/l/keyRings/-/keys/name:a"), "name", "letters, digits"},
+		"a wildcard as alias":     {&kmsv1.AddKeyAliasRequest{Name: key, Alias: "-"}, "alias", "not '-' alone"},
+		"a ring named any":        {&kmsv1.CreateKeyRingRequest{Parent: "projects/p/locations/l", KeyRingId: "-"}, "key_ring_id", "not '-' alone"},
+		"get any ring":            {&kmsv1.GetKeyRingRequest{Name: "projects/p/locations/l/keyRings/-"}, "name", "must name one place"},
+		"escape in ring's label":  {&kmsv1.CreateKeyRingRequest{Parent: "projects/p/locations/l", KeyRingId: "r", KeyRing: &kmsv1.KeyRing{Labels: map[string]string{"a": "\x1b"}}}, "key_ring.labels[\"a\"]", "control characters"},
 		"create in any ring":      {createKey(func(r *kmsv1.CreateKeyRequest) { r.Parent = "projects/p/locations/l/keyRings/-" }), "parent", "must name one place"},
 		"create in any project":   {createKey(func(r *kmsv1.CreateKeyRequest) { r.Parent = "projects/-/locations/l/keyRings/r" }), "parent", "must name one place"},
 		"create the wildcard":     {createKey(func(r *kmsv1.CreateKeyRequest) { r.KeyId = "-" }), "key_id", "not '-' alone"},

@@ -54,8 +54,13 @@ var answers = map[domain.Reason]answer{
 
 	domain.ReasonKeyNotFound:     {code: connect.CodeNotFound},
 	domain.ReasonVersionNotFound: {code: connect.CodeNotFound},
+	domain.ReasonRingNotFound:    {code: connect.CodeNotFound},
+	domain.ReasonAliasNotFound:   {code: connect.CodeNotFound},
 	domain.ReasonKeyExists:       {code: connect.CodeAlreadyExists},
+	domain.ReasonRingExists:      {code: connect.CodeAlreadyExists},
+	domain.ReasonAliasExists:     {code: connect.CodeAlreadyExists},
 
+	domain.ReasonRingArchived:       {code: connect.CodeFailedPrecondition},
 	domain.ReasonKeyDisabled:        {code: connect.CodeFailedPrecondition},
 	domain.ReasonKeyPendingImport:   {code: connect.CodeFailedPrecondition},
 	domain.ReasonKeyPendingDeletion: {code: connect.CodeFailedPrecondition},

@@ -226,14 +226,18 @@ func TestRESTPaths(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{
-		"POST /api/v1/projects/p/locations/l/keyRings/r/keys/k:encrypt":            "Encrypt",
-		"POST /api/v1/projects/p/locations/l/keyRings/r/keys/k/versions/3:encrypt": "Encrypt",
-		"POST /api/v1/projects/p/locations/l:decrypt":                              "Decrypt",
-		"PATCH /api/v1/projects/p/locations/l/keyRings/r/keys/k":                   "UpdateKey",
-		"DELETE /api/v1/projects/p/locations/l/keyRings/r/keys/k":                  "DeleteKey",
-		"GET /api/v1/projects/p/locations/l/keyRings/r/keys/k/latestUseInfo":       "GetLatestUseInfo",
-		"GET /api/v1/serverInfo":                                                   "GetServerInfo",
-		"GET /api/v1/projects/p/locations/l/keyRings/r/keys/k:encrypt":             "",
+		"POST /api/v1/projects/p/locations/l/keyRings/r/keys/k:encrypt":                 "Encrypt",
+		"POST /api/v1/projects/p/locations/l/keyRings/r/keys/k/versions/3:encrypt":      "Encrypt",
+		"POST /api/v1/projects/p/locations/l:decrypt":                                   "Decrypt",
+		"PATCH /api/v1/projects/p/locations/l/keyRings/r/keys/k":                        "UpdateKey",
+		"DELETE /api/v1/projects/p/locations/l/keyRings/r/keys/k":                       "DeleteKey",
+		"GET /api/v1/projects/p/locations/l/keyRings/r/keys/k/latestUseInfo":            "GetLatestUseInfo",
+		"GET /api/v1/projects/p/locations/l/keyRings/-/keys/alias:a":                    "GetKey",
+		"POST /api/v1/projects/p/locations/l/keyRings/-/keys/alias:a:encrypt":           "Encrypt",
+		"POST /api/v1/projects/p/locations/l/keyRings/-/keys/alias:a/versions/1:enable": "EnableKeyVersion",
+		"GET /api/v1/projects/p/locations/l/keyRings/r/keys:count":                      "CountKeys",
+		"GET /api/v1/serverInfo": "GetServerInfo",
+		"GET /api/v1/projects/p/locations/l/keyRings/r/keys/k:encrypt": "",
 	} {
 		var got strings.Builder
 		for _, r := range routes {

@@ -3,6 +3,7 @@ package rpc
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,12 +14,13 @@ import (
 	"github.com/keyledger/kms/domain"
 )
 
-// field is something that a list can be filtered by (AIP-160). Exactly one of text, number and labels is set.
+// field is something that a list can be filtered by (AIP-160). Exactly one of text, texts, number and labels is set.
 type field[T any] struct {
 	name   string
 	enum   protoreflect.EnumType // of a text that is one of these names
 	time   bool                  // of a number: it is a time, in Unix nanoseconds
 	text   func(T) string
+	texts  func(T) []string
 	number func(T) int64
 	labels func(T) map[string]string
 }
@@ -31,6 +33,8 @@ func (f field[T]) declaration() filtering.DeclarationOption {
 		return filtering.DeclareIdent(f.name, filtering.TypeTimestamp)
 	case f.number != nil:
 		return filtering.DeclareIdent(f.name, filtering.TypeInt)
+	case f.texts != nil:
+		return filtering.DeclareIdent(f.name, filtering.TypeList(filtering.TypeString))
 	case f.labels != nil:
 		return filtering.DeclareIdent(f.name, filtering.TypeMap(filtering.TypeString, filtering.TypeString))
 	}
@@ -167,16 +171,17 @@ func (c *compiler[T]) comparison(operator string, left, right *expr.Expr) (func(
 	return nil, badFilter(f.name + " can't be compared")
 }
 
-// has is the operator ':': a label is there, a text contains another, in any case, or a time is set.
+// has is the operator ':': a label is there, a text is in a list, a text contains another, in any case, or a time is set.
 func (c *compiler[T]) has(left, right *expr.Expr) (func(T) bool, error) {
 	value, err := textOf(right)
 	if err != nil {
 		return nil, err
 	}
+	lower := strings.ToLower(value)
 	if labels, key, ok := c.label(left); ok {
 		return func(item T) bool {
 			have, ok := labels(item)[key]
-			return ok && (value == "*" || strings.Contains(strings.ToLower(have), strings.ToLower(value)))
+			return ok && (value == "*" || strings.Contains(strings.ToLower(have), lower))
 		}, nil
 	}
 	f, ok := c.field(left)
@@ -188,10 +193,15 @@ func (c *compiler[T]) has(left, right *expr.Expr) (func(T) bool, error) {
 			_, ok := f.labels(item)[value]
 			return ok || value == "*" && len(f.labels(item)) > 0
 		}, nil
+	case f.texts != nil:
+		return func(item T) bool {
+			have := f.texts(item)
+			return slices.Contains(have, value) || value == "*" && len(have) > 0
+		}, nil
 	case f.text != nil && f.enum == nil:
 		return func(item T) bool {
 			have := f.text(item)
-			return value == "*" && have != "" || strings.Contains(strings.ToLower(have), strings.ToLower(value))
+			return value == "*" && have != "" || strings.Contains(strings.ToLower(have), lower)
 		}, nil
 	case f.time:
 		return func(item T) bool { return f.number(item) != 0 }, nil
@@ -249,6 +259,14 @@ func numberOf(isTime bool, e *expr.Expr) (int64, error) {
 		return 0, badFilter("a time must be like \"2026-01-31T12:00:00Z\"")
 	}
 	return at.UnixNano(), nil
+}
+
+// unixNano is a time as filters and orders take it; 0 if there is none.
+func unixNano(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
 }
 
 // compareText compares to a value; '=' takes a '*' at the value's start or end for any text.

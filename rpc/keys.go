@@ -69,11 +69,13 @@ func notYet(key *kmsv1.Key) error {
 		{"import_only", key.GetImportOnly()},
 		{"managed_by", key.GetManagedBy() != ""},
 		{"next_rotation_time", key.GetNextRotationTime() != nil},
-		{"aliases", len(key.GetAliases()) > 0},
 	} {
 		if f.given {
 			return unsupported("key." + f.field + " is not supported by this server yet; leave it out")
 		}
+	}
+	if len(key.GetAliases()) > 0 {
+		return unsupported("key.aliases can't be given here; leave it out, and add them with AddKeyAlias once the key is made")
 	}
 	return nil
 }
@@ -246,33 +248,64 @@ func (k *keyService) ListKeys(ctx context.Context, r *kmsv1.ListKeysRequest) (*k
 	if err != nil {
 		return nil, err
 	}
-	query := listQuery{
+	list, err := k.keyList(r.GetShowDestroyed(), listQuery{
 		binding: []string{"ListKeys", ring.String(), r.GetFilter(), r.GetOrderBy(), fmt.Sprint(r.GetShowDestroyed())},
 		filter:  r.GetFilter(), orderBy: r.GetOrderBy(),
 		pageSize: r.GetPageSize(), skip: r.GetSkip(), token: r.GetPageToken(), total: r.GetIncludeTotalSize(),
-	}
-	list, err := keyLists.prepare(query, k.s.pages)
+	})
 	if err != nil {
 		return nil, err
 	}
-	if !r.GetShowDestroyed() && !list.filtersOn("state") {
-		list.also(func(s commands.KeyState) bool { return s.Key.State != domain.KeyStateDestroyed })
-	}
-	read := callFrom(ctx).read(domain.KeyRef{Name: domain.KeyName{Project: ring.Project, Location: ring.Location, Ring: ring.Ring}})
-	read.MinRevision = commands.Revision(r.GetMinRevision())
-	if err := k.s.cfg.Commands.Authorize(ctx, callerOf(ctx), read); err != nil {
+	revision, err := k.readRing(ctx, ring, r.GetMinRevision())
+	if err != nil {
 		return nil, err
 	}
-	out := &kmsv1.ListKeysResponse{Revision: uint64(k.s.cfg.Keys.Revision())}
+	out := &kmsv1.ListKeysResponse{Revision: revision}
 	page, err := list.page(ctx, k.s.cfg.Keys.Keys(ring))
 	if err != nil {
 		return nil, err
 	}
 	for _, state := range page.items {
-		out.Keys = append(out.Keys, keyProto(state))
+		out.Keys = append(out.Keys, keyProto(*state))
 	}
 	out.NextPageToken, out.TotalSize = page.nextToken, page.total
 	return out, nil
+}
+
+func (k *keyService) CountKeys(ctx context.Context, r *kmsv1.CountKeysRequest) (*kmsv1.CountKeysResponse, error) {
+	ring, err := k.s.ringName(r.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	list, err := k.keyList(r.GetShowDestroyed(), listQuery{filter: r.GetFilter()})
+	if err != nil {
+		return nil, err
+	}
+	revision, err := k.readRing(ctx, ring, r.GetMinRevision())
+	if err != nil {
+		return nil, err
+	}
+	count, err := list.count(ctx, k.s.cfg.Keys.Keys(ring))
+	return &kmsv1.CountKeysResponse{Count: count, Revision: revision}, err
+}
+
+// keyList prepares a list of keys, without destroyed ones unless they are asked for.
+func (k *keyService) keyList(showDestroyed bool, query listQuery) (*list[*commands.KeyState], error) {
+	list, err := keyLists.prepare(query, k.s.pages)
+	if err == nil && !showDestroyed && !list.filtersOn("state") {
+		list.also(func(s *commands.KeyState) bool { return s.Key.State != domain.KeyStateDestroyed })
+	}
+	return list, err
+}
+
+// readRing passes the gate for reading what is in a ring, or in any ring, and returns what the projection has reached.
+func (k *keyService) readRing(ctx context.Context, ring domain.RingName, minRevision uint64) (uint64, error) {
+	read := callFrom(ctx).read(domain.KeyRef{Name: ring.Key("")})
+	read.MinRevision = commands.Revision(minRevision)
+	if err := k.s.cfg.Commands.Authorize(ctx, callerOf(ctx), read); err != nil {
+		return 0, err
+	}
+	return uint64(k.s.cfg.Keys.Revision()), nil
 }
 
 func (k *keyService) ListKeyVersions(ctx context.Context, r *kmsv1.ListKeyVersionsRequest) (*kmsv1.ListKeyVersionsResponse, error) {
@@ -306,23 +339,24 @@ func (k *keyService) ListKeyVersions(ctx context.Context, r *kmsv1.ListKeyVersio
 }
 
 // keyLists says what lists of keys can be filtered and ordered by.
-var keyLists = mustLists(listSpec[commands.KeyState]{
-	fields: []field[commands.KeyState]{
-		{name: "name", text: func(s commands.KeyState) string { return s.Key.Name.String() }},
-		{name: "key_id", text: func(s commands.KeyState) string { return s.Key.Name.ID }},
-		{name: "display_name", text: func(s commands.KeyState) string { return s.Key.DisplayName }},
-		{name: "memo", text: func(s commands.KeyState) string { return s.Key.Memo }},
-		{name: "state", enum: kmsv1.Key_State(0).Type(), text: func(s commands.KeyState) string { return string(s.Key.State) }},
-		{name: "purpose", enum: kmsv1.Key_Purpose(0).Type(), text: func(s commands.KeyState) string { return string(s.Key.Purpose) }},
-		{name: "algorithm", enum: kmsv1.Key_Algorithm(0).Type(), text: func(s commands.KeyState) string { return string(s.Key.Algorithm) }},
-		{name: "protection_level", enum: kmsv1.Key_ProtectionLevel(0).Type(), text: func(s commands.KeyState) string { return string(s.Key.Protection) }},
-		{name: "create_time", time: true, number: func(s commands.KeyState) int64 { return s.Key.CreateTime.UnixNano() }},
-		{name: "update_time", time: true, number: func(s commands.KeyState) int64 { return s.Key.UpdateTime.UnixNano() }},
-		{name: "labels", labels: func(s commands.KeyState) map[string]string { return s.Key.Labels }},
+var keyLists = mustLists(listSpec[*commands.KeyState]{
+	fields: []field[*commands.KeyState]{
+		{name: "name", text: func(s *commands.KeyState) string { return s.Key.Name.String() }},
+		{name: "key_id", text: func(s *commands.KeyState) string { return s.Key.Name.ID }},
+		{name: "display_name", text: func(s *commands.KeyState) string { return s.Key.DisplayName }},
+		{name: "memo", text: func(s *commands.KeyState) string { return s.Key.Memo }},
+		{name: "state", enum: kmsv1.Key_State(0).Type(), text: func(s *commands.KeyState) string { return string(s.Key.State) }},
+		{name: "purpose", enum: kmsv1.Key_Purpose(0).Type(), text: func(s *commands.KeyState) string { return string(s.Key.Purpose) }},
+		{name: "algorithm", enum: kmsv1.Key_Algorithm(0).Type(), text: func(s *commands.KeyState) string { return string(s.Key.Algorithm) }},
+		{name: "protection_level", enum: kmsv1.Key_ProtectionLevel(0).Type(), text: func(s *commands.KeyState) string { return string(s.Key.Protection) }},
+		{name: "create_time", time: true, number: func(s *commands.KeyState) int64 { return s.Key.CreateTime.UnixNano() }},
+		{name: "update_time", time: true, number: func(s *commands.KeyState) int64 { return s.Key.UpdateTime.UnixNano() }},
+		{name: "aliases", texts: func(s *commands.KeyState) []string { return s.Aliases }},
+		{name: "labels", labels: func(s *commands.KeyState) map[string]string { return s.Key.Labels }},
 	},
 	orders: []string{"name", "create_time", "update_time"},
 	// By ring and then id, the order that the projection yields. Whole names of several rings sort otherwise: '-' is before '/'.
-	place: func(s commands.KeyState) place { return place{Text: s.Key.Name.Ring, Text2: s.Key.Name.ID} },
+	place: func(s *commands.KeyState) place { return place{Text: s.Key.Name.Ring, Text2: s.Key.Name.ID} },
 })
 
 // versionLists says what lists of a key's versions can be filtered and ordered by.

@@ -36,7 +36,13 @@ type place struct {
 }
 
 func (p place) compare(q place) int {
-	return cmp.Or(strings.Compare(p.Text, q.Text), strings.Compare(p.Text2, q.Text2), cmp.Compare(p.Number, q.Number))
+	if order := cmp.Compare(p.Number, q.Number); order != 0 {
+		return order
+	}
+	if order := strings.Compare(p.Text, q.Text); order != 0 {
+		return order
+	}
+	return strings.Compare(p.Text2, q.Text2)
 }
 
 // mustLists completes a spec that is fixed in the source: a mistake in one is found when the package is loaded by a test.
@@ -155,44 +161,39 @@ func (l *list[T]) also(match func(T) bool) { l.matches = append(l.matches, match
 // filtersOn reports whether the filter names a field.
 func (l *list[T]) filtersOn(name string) bool { return l.named[name] }
 
-// row is an item with its place in the order of the list.
+// row is an item with its places in the order of the list.
 type row[T any] struct {
 	item   T
 	places []place
 }
 
-// page reads items, which come in their natural order, and returns the page that follows the last one's token.
+// page reads items, which come in their natural order, and returns the page that follows the last one's token. Only what
+// may be on the page is kept, so that a long list costs no memory.
 func (l *list[T]) page(ctx context.Context, items iter.Seq[T]) (page[T], error) {
 	var out page[T]
-	var rows []*row[T] // in the list's order: those to skip, those of the page, and one more if there is one
+	var rows []row[T] // in the list's order: those to skip, those of the page, and one more if there is one
 	natural := len(l.columns) == 1 && !l.columns[0].desc
 	limit := l.skip + l.size + 1
-	seen := 0
-	for item := range items {
-		if seen++; seen%1024 == 0 && ctx.Err() != nil {
-			return out, fmt.Errorf("listing: %w", ctx.Err())
-		}
-		if !l.match(item) {
-			continue
-		}
+	err := l.matching(ctx, items, func(item T) bool {
 		out.total++
-		r := l.rowOf(item)
-		if l.after != nil && l.compare(r.places, l.after) <= 0 {
-			continue
+		full := len(rows) == limit
+		switch {
+		case l.after != nil && l.compare(item, l.after) <= 0:
+			return true
+		case full && natural:
+			return l.total // the rest only counts
+		case full && l.compare(item, rows[limit-1].places) >= 0:
+			return true
 		}
-		if natural {
-			if len(rows) < limit {
-				rows = append(rows, r)
-			}
-			if len(rows) == limit && !l.total {
-				break
-			}
-			continue
+		at := len(rows)
+		if !natural {
+			at, _ = slices.BinarySearchFunc(rows, item, func(r row[T], item T) int { return -l.compare(item, r.places) })
 		}
-		at, _ := slices.BinarySearchFunc(rows, r, func(a, b *row[T]) int { return l.compare(a.places, b.places) })
-		if at < limit {
-			rows = slices.Insert(rows[:min(len(rows), limit-1)], at, r)
-		}
+		rows = slices.Insert(rows[:min(len(rows), limit-1)], at, row[T]{item, l.placesOf(item)})
+		return !natural || l.total || len(rows) < limit
+	})
+	if err != nil {
+		return out, err
 	}
 	if !l.total {
 		out.total = 0
@@ -212,6 +213,26 @@ func (l *list[T]) page(ctx context.Context, items iter.Seq[T]) (page[T], error) 
 	return out, nil
 }
 
+// count is how many items the list has.
+func (l *list[T]) count(ctx context.Context, items iter.Seq[T]) (n int64, err error) {
+	err = l.matching(ctx, items, func(T) bool { n++; return true })
+	return n, err
+}
+
+// matching calls f with the items that belong to the list until it returns false.
+func (l *list[T]) matching(ctx context.Context, items iter.Seq[T], f func(T) bool) error {
+	seen := 0
+	for item := range items {
+		if seen++; seen%1024 == 0 && ctx.Err() != nil {
+			return fmt.Errorf("listing: %w", ctx.Err())
+		}
+		if l.match(item) && !f(item) {
+			return nil
+		}
+	}
+	return nil
+}
+
 func (l *list[T]) match(item T) bool {
 	for _, m := range l.matches {
 		if !m(item) {
@@ -221,17 +242,18 @@ func (l *list[T]) match(item T) bool {
 	return true
 }
 
-func (l *list[T]) rowOf(item T) *row[T] {
-	r := &row[T]{item: item, places: make([]place, len(l.columns))}
+func (l *list[T]) placesOf(item T) []place {
+	places := make([]place, len(l.columns))
 	for i, c := range l.columns {
-		r.places[i] = c.of(item)
+		places[i] = c.of(item)
 	}
-	return r
+	return places
 }
 
-func (l *list[T]) compare(a, b []place) int {
+// compare compares an item to places in the order of the list.
+func (l *list[T]) compare(item T, places []place) int {
 	for i, c := range l.columns {
-		if order := a[i].compare(b[i]); order != 0 {
+		if order := c.of(item).compare(places[i]); order != 0 {
 			if c.desc {
 				return -order
 			}

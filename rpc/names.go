@@ -63,13 +63,15 @@ func (s *Server) checkLocation(location string) error {
 	}}
 }
 
-// target reads what a mutation names and guards.
-func (s *Server) target(r interface {
+// guarded is a request for a change of what exists already.
+type guarded interface {
 	GetName() string
 	GetRequestId() string
 	GetEtag() string
-},
-) (domain.KeyRef, commands.Mutation, error) {
+}
+
+// target reads what a mutation names and guards.
+func (s *Server) target(r guarded) (domain.KeyRef, commands.Mutation, error) {
 	ref, err := s.keyRef(r.GetName())
 	if err != nil {
 		return domain.KeyRef{}, commands.Mutation{}, err

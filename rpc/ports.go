@@ -23,6 +23,12 @@ type Commands interface {
 	CancelKeyDeletion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, enable bool, m commands.Mutation) (commands.KeyState, error)
 	DeleteKey(ctx context.Context, caller domain.Caller, ref domain.KeyRef, skipWait bool, m commands.Mutation) (commands.KeyState, error)
 
+	AddKeyAlias(ctx context.Context, caller domain.Caller, ref domain.KeyRef, alias string, move bool, m commands.Mutation) (commands.KeyState, error)
+	RemoveKeyAlias(ctx context.Context, caller domain.Caller, ref domain.KeyRef, alias string, m commands.Mutation) (commands.KeyState, error)
+	CreateKeyRing(context.Context, domain.Caller, commands.CreateKeyRing) (commands.RingState, error)
+	ArchiveKeyRing(context.Context, domain.Caller, domain.RingName, commands.Mutation) (commands.RingState, error)
+	UnarchiveKeyRing(context.Context, domain.Caller, domain.RingName, commands.Mutation) (commands.RingState, error)
+
 	Encrypt(context.Context, domain.Caller, commands.EncryptRequest) (commands.EncryptResult, error)
 	Decrypt(context.Context, domain.Caller, commands.DecryptRequest) (commands.DecryptResult, error)
 	ReEncrypt(context.Context, domain.Caller, commands.ReEncryptRequest) (commands.ReEncryptResult, error)
@@ -33,6 +39,8 @@ type Commands interface {
 
 	// GetKey authorizes a plain read of one key and returns it.
 	GetKey(context.Context, domain.Caller, commands.Read) (commands.KeyState, error)
+	// GetKeyRing authorizes a plain read of one ring and returns it.
+	GetKeyRing(context.Context, domain.Caller, commands.Read) (commands.RingState, error)
 	// Authorize lets a plain read of no single key pass.
 	Authorize(context.Context, domain.Caller, commands.Read) error
 	// RecordRead is GetKey for a protected read: it is recorded durably before it returns.
@@ -47,8 +55,11 @@ type Commands interface {
 // Keys is this node's projection of the event log, as lists read it.
 type Keys interface {
 	// Keys yields the keys of a ring in the byte order of their ids, destroyed ones included; with AnyRing those of all
-	// rings of the location, by ring and then id. What changes meanwhile may be shown as it was or as it is.
-	Keys(domain.RingName) iter.Seq[commands.KeyState]
+	// rings of the location, by ring and then id. What changes meanwhile may be shown as it was or as it is; what is yielded
+	// must not be changed.
+	Keys(domain.RingName) iter.Seq[*commands.KeyState]
+	// Rings are the key rings of a location in the byte order of their ids, archived ones and domain.DefaultRing included.
+	Rings(project, location string) []commands.RingState
 	// Revision is the newest one applied.
 	Revision() commands.Revision
 }

@@ -74,6 +74,7 @@ func (s *Server) restEdge(next http.Handler) http.Handler {
 			return
 		}
 		spellMask(r.URL)
+		spellAlias(r.URL)
 		body := &limitedBody{ReadCloser: r.Body, left: int64(limit)}
 		r.Body = body
 		e := &edgeWriter{ResponseWriter: w}
@@ -107,6 +108,11 @@ func spellMask(u *url.URL) {
 	query.Del("updateMask")
 	query["update_mask"] = masks
 	u.RawQuery = query.Encode()
+}
+
+// spellAlias escapes the colon of an alias in the path: the transcoder would take what follows it for a verb.
+func spellAlias(u *url.URL) {
+	u.Path = strings.Replace(u.Path, "/keys/alias:", "/keys/alias%3A", 1)
 }
 
 var underscore = regexp.MustCompile(`_[a-z]`)
@@ -344,7 +350,7 @@ func restRoutes(methods map[string]*method) ([]route, error) {
 				return nil, fmt.Errorf("method %s has a REST path of an unknown kind", m.procedure)
 			}
 			text := pathVariable.ReplaceAllString(regexp.QuoteMeta(path), "($1)")
-			pattern, err := regexp.Compile("^" + strings.ReplaceAll(text, `\*`, `[^/:]+`) + "$")
+			pattern, err := regexp.Compile("^" + strings.ReplaceAll(text, `\*`, `(?:alias:)?[^/:]+`) + "$")
 			if err != nil {
 				return nil, fmt.Errorf("reading the REST path of %s: %w", m.procedure, err)
 			}

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +46,7 @@ type site struct {
 	wait     bool // commands wait for the end of their context
 	unable   bool // to record
 	keys     []eventstore.KeyState
+	rings    []eventstore.RingState
 	encrypt  commands.EncryptRequest
 	update   domain.UpdateKey
 	mutation commands.Mutation
@@ -87,7 +89,7 @@ func keyState(name domain.KeyName, rev eventstore.Revision, at time.Time) events
 	}
 	k := domain.Fold(domain.Key{}, at, created, domain.KeyVersionAdded{Version: 1, MaterialID: domain.UID{9}, Algorithm: domain.AES256GCM, Origin: domain.Generated},
 		domain.PrimaryVersionSet{Version: 1})
-	return eventstore.KeyState{Key: k, Revision: rev, CreateRevision: rev, Time: at}
+	return eventstore.KeyState{Key: k, Tip: eventstore.Tip{Revision: rev, CreateRevision: rev, Time: at}}
 }
 
 func (s *site) CreateKey(ctx context.Context, c domain.Caller, r commands.CreateKey) (eventstore.KeyState, error) {
@@ -195,17 +197,68 @@ func (s *site) RecordAttempts(_ context.Context, records []domain.ActivityRecord
 	return nil
 }
 
-func (s *site) Keys(ring domain.RingName) iter.Seq[eventstore.KeyState] {
-	return func(yield func(eventstore.KeyState) bool) {
+func (s *site) Keys(ring domain.RingName) iter.Seq[*eventstore.KeyState] {
+	return func(yield func(*eventstore.KeyState) bool) {
 		for _, k := range s.keys {
 			if ring.Ring != domain.AnyRing && k.Key.Name.RingName() != ring {
 				continue
 			}
-			if !yield(k) {
+			if !yield(&k) {
 				return
 			}
 		}
 	}
+}
+
+func (s *site) Rings(project, location string) []eventstore.RingState {
+	return slices.DeleteFunc(slices.Clone(s.rings), func(r eventstore.RingState) bool {
+		return r.Ring.Name.Project != project || r.Ring.Name.Location != location
+	})
+}
+
+func (s *site) CreateKeyRing(ctx context.Context, c domain.Caller, r commands.CreateKeyRing) (eventstore.RingState, error) {
+	s.mutation = r.Mutation
+	return ringState(r.Name, 7, r.Labels), s.called(ctx, c)
+}
+
+func (s *site) GetKeyRing(ctx context.Context, c domain.Caller, r commands.Read) (eventstore.RingState, error) {
+	s.read = r
+	return ringState(r.Ref.Name.RingName(), 7, nil), s.called(ctx, c)
+}
+
+func (s *site) ArchiveKeyRing(ctx context.Context, c domain.Caller, name domain.RingName, m commands.Mutation) (eventstore.RingState, error) {
+	s.mutation = m
+	state := ringState(name, 7, nil)
+	state.Ring.State = domain.RingStateArchived
+	return state, s.called(ctx, c)
+}
+
+func (s *site) UnarchiveKeyRing(ctx context.Context, c domain.Caller, name domain.RingName, m commands.Mutation) (eventstore.RingState, error) {
+	s.mutation = m
+	return ringState(name, 7, nil), s.called(ctx, c)
+}
+
+// ringState is an active ring.
+func ringState(name domain.RingName, rev eventstore.Revision, labels map[string]string) eventstore.RingState {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return eventstore.RingState{
+		Ring: domain.FoldRing(domain.Ring{}, at, domain.KeyRingCreated{Name: name, Labels: labels, Creator: "admin"}), Tip: eventstore.Tip{Revision: rev, CreateRevision: rev, Time: at},
+	}
+}
+
+func (s *site) AddKeyAlias(ctx context.Context, c domain.Caller, ref domain.KeyRef, alias string, move bool, m commands.Mutation) (eventstore.KeyState, error) {
+	s.mutation = m
+	state := s.state(ref)
+	state.Aliases, state.AliasRevision = []string{alias}, 8
+	if move {
+		state.AliasRevision = 9
+	}
+	return state, s.called(ctx, c)
+}
+
+func (s *site) RemoveKeyAlias(ctx context.Context, c domain.Caller, ref domain.KeyRef, _ string, m commands.Mutation) (eventstore.KeyState, error) {
+	s.mutation = m
+	return s.state(ref), s.called(ctx, c)
 }
 
 func (s *site) Revision() eventstore.Revision { return 99 }

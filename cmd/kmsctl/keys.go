@@ -23,6 +23,8 @@ type keysCmd struct {
 	Create           createKeyCmd        `cmd:"" help:"Make a key."`
 	Get              getKeyCmd           `cmd:"" help:"Show a key."`
 	List             listKeysCmd         `cmd:"" help:"List the keys of a ring."`
+	Count            countKeysCmd        `cmd:"" help:"Count the keys of a ring."`
+	Alias            aliasCmd            `cmd:"" help:"Give a key other names, and take them away."`
 	Update           updateKeyCmd        `cmd:"" help:"Change what describes a key."`
 	Rotate           rotateKeyCmd        `cmd:"" help:"Add a version, which new ciphertexts are made with."`
 	Enable           enableKeyCmd        `cmd:"" help:"Let a disabled key be used again."`
@@ -161,6 +163,7 @@ func describeKey(r *rows, k *kmsv1.Key) {
 	r.field("primary version", number(k.GetPrimary()))
 	r.field("display name", k.GetDisplayName())
 	r.field("memo", k.GetMemo())
+	r.field("aliases", strings.Join(k.GetAliases(), ", "))
 	r.field("labels", labels(k.GetLabels()))
 	r.field("created", when(k.GetCreateTime()))
 	r.field("created by", k.GetCreator())
@@ -256,6 +259,31 @@ func (c *listKeysCmd) Run(ctx context.Context, s *session) error {
 	s.total(c.Total, all.GetTotalSize())
 	s.more(all.GetNextPageToken())
 	return nil
+}
+
+type countKeysCmd struct {
+	readFlags
+	formatFlags
+	Filter        string `placeholder:"EXPRESSION" help:"Only those for which this holds, as with list."`
+	ShowDestroyed bool   `help:"Also those that are destroyed."`
+}
+
+func (c *countKeysCmd) Run(ctx context.Context, s *session) error {
+	ring, err := s.scope.ring()
+	if err != nil {
+		return err
+	}
+	cl, err := s.client()
+	if err != nil {
+		return err
+	}
+	resp, err := call(ctx, cl, cl.CountKeys, &kmsv1.CountKeysRequest{
+		Parent: ring.String(), MinRevision: c.MinRevision, Filter: c.Filter, ShowDestroyed: c.ShowDestroyed,
+	})
+	if err != nil {
+		return err
+	}
+	return s.print(c.formatFlags, resp, func(r *rows) { r.add(strconv.FormatInt(resp.GetCount(), 10)) })
 }
 
 // total tells how many there are in all, if that was asked for.

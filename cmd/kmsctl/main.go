@@ -31,7 +31,8 @@ const (
 const description = `Client of the Keyledger key management service.
 
 A KEY is the last part of a key's name, completed from --project, --location and --ring, or its full name
-projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}; with --ring - it is the key's uid.
+projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}; with --ring - it is the key's uid. alias:{alias}
+is a key named by one of its aliases.
 
 The credential is read from --token-file, or else from the environment variable KMS_TOKEN.`
 
@@ -42,6 +43,7 @@ type cli struct {
 	Quiet      bool            `short:"q" help:"Show no progress and no remarks."`
 
 	Keys      keysCmd      `cmd:"" help:"Make keys and look after them."`
+	Rings     ringsCmd     `cmd:"" help:"Make key rings and look after them."`
 	Versions  versionsCmd  `cmd:"" help:"Look after the versions of a key."`
 	Encrypt   encryptCmd   `cmd:"" help:"Encrypt a file of any size, or standard input."`
 	Decrypt   decryptCmd   `cmd:"" help:"Decrypt what encrypt or reencrypt wrote."`

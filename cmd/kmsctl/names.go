@@ -11,7 +11,7 @@ import (
 type scopeFlags struct {
 	Project  string `env:"KMS_PROJECT" default:"default" placeholder:"ID" help:"Project of short names (${default}, $$${env})."`
 	Location string `env:"KMS_LOCATION" default:"local" placeholder:"ID" help:"Location of short names (${default}, $$${env})."`
-	Ring     string `env:"KMS_RING" default:"default" placeholder:"ID" help:"Key ring of short names; - is any ring, where keys are named by their uids (${default}, $$${env})."`
+	Ring     string `env:"KMS_RING" default:"default" placeholder:"ID" help:"Key ring of short names; - is any ring, where keys are named by their uids or aliases (${default}, $$${env})."`
 }
 
 // ring is the name of the key ring that short names are in.
@@ -32,13 +32,29 @@ func (f scopeFlags) parent() (string, error) {
 	return "projects/" + n.Project + "/locations/" + n.Location, nil
 }
 
-// ref reads the name of a key or of a version: the full name, or what follows …/keys/ in it.
+// ringNamed is the full name of a key ring: the name itself, or the last part of it.
+func (f scopeFlags) ringNamed(name string) (domain.RingName, error) {
+	if !strings.HasPrefix(name, "projects/") {
+		f.Ring = name
+		return f.ring()
+	}
+	n, err := domain.ParseRingName(name)
+	if err != nil {
+		return domain.RingName{}, usageError{err}
+	}
+	return n, nil
+}
+
+// ref reads the name of a key or of a version: the full name, or what follows …/keys/ in it. An alias is of no ring.
 func (f scopeFlags) ref(name string) (domain.KeyRef, error) {
 	full := name
 	if !strings.HasPrefix(name, "projects/") {
 		ring, err := f.ring()
 		if err != nil {
 			return domain.KeyRef{}, err
+		}
+		if strings.HasPrefix(name, "alias:") {
+			ring.Ring = domain.AnyRing
 		}
 		full = ring.Key(name).String()
 	}
@@ -100,8 +116,8 @@ func (f scopeFlags) newKey(name string) (parent, id string, err error) {
 	if err != nil {
 		return "", "", usageError{err}
 	}
-	if !ref.UID.IsZero() {
-		return "", "", usage("a new key needs a ring: %s can't stand for one", domain.AnyRing)
+	if ref.Name.Ring == domain.AnyRing {
+		return "", "", usage("a new key needs a ring and an id: a uid or an alias can't stand for them")
 	}
 	return ref.Name.RingName().String(), ref.Name.ID, nil
 }

@@ -22,6 +22,14 @@ func TestNames(t *testing.T) {
 		"full":                        {"projects/q/locations/l/keyRings/s/keys/k", scope, scopeFlags.key, "projects/q/locations/l/keyRings/s/keys/k"},
 		"uid in any ring":             {uid, anyRing, scopeFlags.key, "projects/p/locations/local/keyRings/-/keys/" + uid},
 		"uid in a ring is an id":      {uid, scope, scopeFlags.key, ring + "/keys/" + uid},
+		"alias":                       {"alias:a", scope, scopeFlags.key, "projects/p/locations/local/keyRings/-/keys/alias:a"},
+		"alias in any ring":           {"alias:a", anyRing, scopeFlags.key, "projects/p/locations/local/keyRings/-/keys/alias:a"},
+		"version of an alias":         {"alias:a", scope, versionOf(2), "projects/p/locations/local/keyRings/-/keys/alias:a/versions/2"},
+		"no alias":                    {"alias:", scope, scopeFlags.key, ""},
+		"ring":                        {"s", scope, ringNamed, "projects/p/locations/local/keyRings/s"},
+		"ring by its full name":       {"projects/q/locations/l/keyRings/s", scope, ringNamed, "projects/q/locations/l/keyRings/s"},
+		"ring with a slash":           {"s/t", scope, ringNamed, ""},
+		"key where a ring belongs":    {ring + "/keys/k", scope, ringNamed, ""},
 		"short id in any ring":        {"k", anyRing, scopeFlags.key, ""},
 		"no name":                     {"", scope, scopeFlags.key, ""},
 		"bad character":               {"k k", scope, scopeFlags.key, ""},
@@ -54,6 +62,14 @@ func TestNames(t *testing.T) {
 	}
 }
 
+func ringNamed(f scopeFlags, name string) (string, error) {
+	n, err := f.ringNamed(name)
+	if err != nil {
+		return "", err
+	}
+	return n.String(), nil
+}
+
 func versionOf(n int32) func(scopeFlags, string) (string, error) {
 	return func(f scopeFlags, name string) (string, error) { return f.version(name, n) }
 }
@@ -71,6 +87,9 @@ func TestNewKey(t *testing.T) {
 	parent, id, err = scope.newKey("projects/q/locations/l/keyRings/s/keys/k2")
 	if parent != "projects/q/locations/l/keyRings/s" || id != "k2" || err != nil {
 		t.Errorf("newKey(full name) = %q, %q, %v", parent, id, err)
+	}
+	if parent, id, err := scope.newKey("alias:a"); err == nil {
+		t.Errorf("newKey of an alias = %q, %q, want it refused", parent, id)
 	}
 	scope.Ring = "-"
 	for _, name := range []string{"k", uid, "projects/p/locations/local/keyRings/-/keys/" + uid} {

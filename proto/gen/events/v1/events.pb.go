@@ -186,7 +186,7 @@ func (x ActivityRecord_Category) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActivityRecord_Category.Descriptor instead.
 func (ActivityRecord_Category) EnumDescriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{20, 0}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{25, 0}
 }
 
 // Outcome says what came of the attempt.
@@ -239,7 +239,7 @@ func (x ActivityRecord_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActivityRecord_Outcome.Descriptor instead.
 func (ActivityRecord_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{20, 1}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{25, 1}
 }
 
 // Commit is one message of KMS_EVENTS: what one command changed in one aggregate, and who asked. A command that found
@@ -314,7 +314,8 @@ type Metadata struct {
 	PreviousHash []byte `protobuf:"bytes,7,opt,name=previous_hash,json=previousHash,proto3" json:"previous_hash,omitempty"`
 	// The resource name of the aggregate; its hash is in the subject.
 	Aggregate string `protobuf:"bytes,8,opt,name=aggregate,proto3" json:"aggregate,omitempty"`
-	KeyUid    []byte `protobuf:"bytes,9,opt,name=key_uid,json=keyUid,proto3" json:"key_uid,omitempty"`
+	// The key that the command was about; for an alias, whose own name is the aggregate, the key that was named.
+	KeyUid []byte `protobuf:"bytes,9,opt,name=key_uid,json=keyUid,proto3" json:"key_uid,omitempty"`
 	// The version the command was about; 0 if it was about the key.
 	Version int32 `protobuf:"varint,10,opt,name=version,proto3" json:"version,omitempty"`
 	// The method's name, like "RotateKey".
@@ -606,6 +607,11 @@ type Event struct {
 	//	*Event_MaterialErasureFailed
 	//	*Event_SiteCreated
 	//	*Event_RootCreated
+	//	*Event_KeyRingCreated
+	//	*Event_KeyRingArchived
+	//	*Event_KeyRingUnarchived
+	//	*Event_KeyAliasSet
+	//	*Event_KeyAliasRemoved
 	Event         isEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -783,6 +789,51 @@ func (x *Event) GetRootCreated() *RootCreated {
 	return nil
 }
 
+func (x *Event) GetKeyRingCreated() *KeyRingCreated {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyRingCreated); ok {
+			return x.KeyRingCreated
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyRingArchived() *KeyRingArchived {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyRingArchived); ok {
+			return x.KeyRingArchived
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyRingUnarchived() *KeyRingUnarchived {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyRingUnarchived); ok {
+			return x.KeyRingUnarchived
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyAliasSet() *KeyAliasSet {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyAliasSet); ok {
+			return x.KeyAliasSet
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyAliasRemoved() *KeyAliasRemoved {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyAliasRemoved); ok {
+			return x.KeyAliasRemoved
+		}
+	}
+	return nil
+}
+
 type isEvent_Event interface {
 	isEvent_Event()
 }
@@ -849,6 +900,28 @@ type Event_RootCreated struct {
 	RootCreated *RootCreated `protobuf:"bytes,101,opt,name=root_created,json=rootCreated,proto3,oneof"`
 }
 
+type Event_KeyRingCreated struct {
+	// Key rings: 200 to 249.
+	KeyRingCreated *KeyRingCreated `protobuf:"bytes,200,opt,name=key_ring_created,json=keyRingCreated,proto3,oneof"`
+}
+
+type Event_KeyRingArchived struct {
+	KeyRingArchived *KeyRingArchived `protobuf:"bytes,201,opt,name=key_ring_archived,json=keyRingArchived,proto3,oneof"`
+}
+
+type Event_KeyRingUnarchived struct {
+	KeyRingUnarchived *KeyRingUnarchived `protobuf:"bytes,202,opt,name=key_ring_unarchived,json=keyRingUnarchived,proto3,oneof"`
+}
+
+type Event_KeyAliasSet struct {
+	// Aliases: 250 to 299.
+	KeyAliasSet *KeyAliasSet `protobuf:"bytes,250,opt,name=key_alias_set,json=keyAliasSet,proto3,oneof"`
+}
+
+type Event_KeyAliasRemoved struct {
+	KeyAliasRemoved *KeyAliasRemoved `protobuf:"bytes,251,opt,name=key_alias_removed,json=keyAliasRemoved,proto3,oneof"`
+}
+
 func (*Event_KeyCreated) isEvent_Event() {}
 
 func (*Event_KeyVersionAdded) isEvent_Event() {}
@@ -878,6 +951,16 @@ func (*Event_MaterialErasureFailed) isEvent_Event() {}
 func (*Event_SiteCreated) isEvent_Event() {}
 
 func (*Event_RootCreated) isEvent_Event() {}
+
+func (*Event_KeyRingCreated) isEvent_Event() {}
+
+func (*Event_KeyRingArchived) isEvent_Event() {}
+
+func (*Event_KeyRingUnarchived) isEvent_Event() {}
+
+func (*Event_KeyAliasSet) isEvent_Event() {}
+
+func (*Event_KeyAliasRemoved) isEvent_Event() {}
 
 // SiteCreated is the first event of a site and begins its lineage.
 type SiteCreated struct {
@@ -1702,6 +1785,239 @@ func (x *MaterialErasureFailed) GetCause() string {
 	return ""
 }
 
+// KeyRingCreated is the first event of every ring that something was recorded of.
+type KeyRingCreated struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Creator       string                 `protobuf:"bytes,3,opt,name=creator,proto3" json:"creator,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyRingCreated) Reset() {
+	*x = KeyRingCreated{}
+	mi := &file_events_v1_events_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyRingCreated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyRingCreated) ProtoMessage() {}
+
+func (x *KeyRingCreated) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyRingCreated.ProtoReflect.Descriptor instead.
+func (*KeyRingCreated) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *KeyRingCreated) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KeyRingCreated) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *KeyRingCreated) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+// KeyRingArchived makes the ring take no new keys.
+type KeyRingArchived struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyRingArchived) Reset() {
+	*x = KeyRingArchived{}
+	mi := &file_events_v1_events_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyRingArchived) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyRingArchived) ProtoMessage() {}
+
+func (x *KeyRingArchived) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyRingArchived.ProtoReflect.Descriptor instead.
+func (*KeyRingArchived) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{20}
+}
+
+// KeyRingUnarchived ends KeyRingArchived.
+type KeyRingUnarchived struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyRingUnarchived) Reset() {
+	*x = KeyRingUnarchived{}
+	mi := &file_events_v1_events_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyRingUnarchived) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyRingUnarchived) ProtoMessage() {}
+
+func (x *KeyRingUnarchived) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyRingUnarchived.ProtoReflect.Descriptor instead.
+func (*KeyRingUnarchived) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{21}
+}
+
+// KeyAliasSet makes the alias stand for a key, and for no other any more.
+type KeyAliasSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	KeyUid        []byte                 `protobuf:"bytes,2,opt,name=key_uid,json=keyUid,proto3" json:"key_uid,omitempty"`
+	KeyName       string                 `protobuf:"bytes,3,opt,name=key_name,json=keyName,proto3" json:"key_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyAliasSet) Reset() {
+	*x = KeyAliasSet{}
+	mi := &file_events_v1_events_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyAliasSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyAliasSet) ProtoMessage() {}
+
+func (x *KeyAliasSet) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyAliasSet.ProtoReflect.Descriptor instead.
+func (*KeyAliasSet) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *KeyAliasSet) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KeyAliasSet) GetKeyUid() []byte {
+	if x != nil {
+		return x.KeyUid
+	}
+	return nil
+}
+
+func (x *KeyAliasSet) GetKeyName() string {
+	if x != nil {
+		return x.KeyName
+	}
+	return ""
+}
+
+// KeyAliasRemoved frees the alias.
+type KeyAliasRemoved struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyAliasRemoved) Reset() {
+	*x = KeyAliasRemoved{}
+	mi := &file_events_v1_events_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyAliasRemoved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyAliasRemoved) ProtoMessage() {}
+
+func (x *KeyAliasRemoved) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyAliasRemoved.ProtoReflect.Descriptor instead.
+func (*KeyAliasRemoved) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{23}
+}
+
 // ActivityBatch is one message of KMS_ACTIVITY: records that became durable together. A record is complete in itself, so
 // that its stored bytes alone can be proved and exported. The batch has no other field: its bytes are those of its records,
 // each made where it was asked for and then put one behind the other.
@@ -1714,7 +2030,7 @@ type ActivityBatch struct {
 
 func (x *ActivityBatch) Reset() {
 	*x = ActivityBatch{}
-	mi := &file_events_v1_events_proto_msgTypes[19]
+	mi := &file_events_v1_events_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +2042,7 @@ func (x *ActivityBatch) String() string {
 func (*ActivityBatch) ProtoMessage() {}
 
 func (x *ActivityBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[19]
+	mi := &file_events_v1_events_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +2055,7 @@ func (x *ActivityBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityBatch.ProtoReflect.Descriptor instead.
 func (*ActivityBatch) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{19}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ActivityBatch) GetRecords() []*ActivityRecord {
@@ -1785,7 +2101,7 @@ type ActivityRecord struct {
 
 func (x *ActivityRecord) Reset() {
 	*x = ActivityRecord{}
-	mi := &file_events_v1_events_proto_msgTypes[20]
+	mi := &file_events_v1_events_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +2113,7 @@ func (x *ActivityRecord) String() string {
 func (*ActivityRecord) ProtoMessage() {}
 
 func (x *ActivityRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[20]
+	mi := &file_events_v1_events_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +2126,7 @@ func (x *ActivityRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityRecord.ProtoReflect.Descriptor instead.
 func (*ActivityRecord) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{20}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ActivityRecord) GetTimeMicros() int64 {
@@ -1958,7 +2274,7 @@ type MaterialBlob struct {
 
 func (x *MaterialBlob) Reset() {
 	*x = MaterialBlob{}
-	mi := &file_events_v1_events_proto_msgTypes[21]
+	mi := &file_events_v1_events_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1970,7 +2286,7 @@ func (x *MaterialBlob) String() string {
 func (*MaterialBlob) ProtoMessage() {}
 
 func (x *MaterialBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[21]
+	mi := &file_events_v1_events_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1983,7 +2299,7 @@ func (x *MaterialBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaterialBlob.ProtoReflect.Descriptor instead.
 func (*MaterialBlob) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{21}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MaterialBlob) GetBlob() []byte {
@@ -2035,7 +2351,7 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x0ecorrelation_id\x18\b \x01(\tR\rcorrelationId\x12\x19\n" +
 	"\btrace_id\x18\t \x01(\fR\atraceId\x12!\n" +
 	"\faddress_zone\x18\n" +
-	" \x01(\tR\vaddressZone\"\xc3\b\n" +
+	" \x01(\tR\vaddressZone\"\xb1\v\n" +
 	"\x05Event\x128\n" +
 	"\vkey_created\x18\x01 \x01(\v2\x15.events.v1.KeyCreatedH\x00R\n" +
 	"keyCreated\x12H\n" +
@@ -2055,7 +2371,12 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x0fmaterial_erased\x18\f \x01(\v2\x19.events.v1.MaterialErasedH\x00R\x0ematerialErased\x12Z\n" +
 	"\x17material_erasure_failed\x18\r \x01(\v2 .events.v1.MaterialErasureFailedH\x00R\x15materialErasureFailed\x12;\n" +
 	"\fsite_created\x18d \x01(\v2\x16.events.v1.SiteCreatedH\x00R\vsiteCreated\x12;\n" +
-	"\froot_created\x18e \x01(\v2\x16.events.v1.RootCreatedH\x00R\vrootCreatedB\a\n" +
+	"\froot_created\x18e \x01(\v2\x16.events.v1.RootCreatedH\x00R\vrootCreated\x12F\n" +
+	"\x10key_ring_created\x18\xc8\x01 \x01(\v2\x19.events.v1.KeyRingCreatedH\x00R\x0ekeyRingCreated\x12I\n" +
+	"\x11key_ring_archived\x18\xc9\x01 \x01(\v2\x1a.events.v1.KeyRingArchivedH\x00R\x0fkeyRingArchived\x12O\n" +
+	"\x13key_ring_unarchived\x18\xca\x01 \x01(\v2\x1c.events.v1.KeyRingUnarchivedH\x00R\x11keyRingUnarchived\x12=\n" +
+	"\rkey_alias_set\x18\xfa\x01 \x01(\v2\x16.events.v1.KeyAliasSetH\x00R\vkeyAliasSet\x12I\n" +
+	"\x11key_alias_removed\x18\xfb\x01 \x01(\v2\x1a.events.v1.KeyAliasRemovedH\x00R\x0fkeyAliasRemovedB\a\n" +
 	"\x05event\"'\n" +
 	"\vSiteCreated\x12\x18\n" +
 	"\alineage\x18\x01 \x01(\fR\alineage\"\\\n" +
@@ -2120,7 +2441,21 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12\x1f\n" +
 	"\vmaterial_id\x18\x02 \x01(\fR\n" +
 	"materialId\x12\x14\n" +
-	"\x05cause\x18\x03 \x01(\tR\x05cause\"D\n" +
+	"\x05cause\x18\x03 \x01(\tR\x05cause\"\xb8\x01\n" +
+	"\x0eKeyRingCreated\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12=\n" +
+	"\x06labels\x18\x02 \x03(\v2%.events.v1.KeyRingCreated.LabelsEntryR\x06labels\x12\x18\n" +
+	"\acreator\x18\x03 \x01(\tR\acreator\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x11\n" +
+	"\x0fKeyRingArchived\"\x13\n" +
+	"\x11KeyRingUnarchived\"U\n" +
+	"\vKeyAliasSet\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
+	"\akey_uid\x18\x02 \x01(\fR\x06keyUid\x12\x19\n" +
+	"\bkey_name\x18\x03 \x01(\tR\akeyName\"\x11\n" +
+	"\x0fKeyAliasRemoved\"D\n" +
 	"\rActivityBatch\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.events.v1.ActivityRecordR\arecords\"\x87\a\n" +
 	"\x0eActivityRecord\x12\x1f\n" +
@@ -2184,7 +2519,7 @@ func file_events_v1_events_proto_rawDescGZIP() []byte {
 }
 
 var file_events_v1_events_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_events_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_events_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_events_v1_events_proto_goTypes = []any{
 	(RequestType)(0),              // 0: events.v1.RequestType
 	(ProtectionLevel)(0),          // 1: events.v1.ProtectionLevel
@@ -2209,11 +2544,17 @@ var file_events_v1_events_proto_goTypes = []any{
 	(*KeyUpdated)(nil),            // 20: events.v1.KeyUpdated
 	(*MaterialErased)(nil),        // 21: events.v1.MaterialErased
 	(*MaterialErasureFailed)(nil), // 22: events.v1.MaterialErasureFailed
-	(*ActivityBatch)(nil),         // 23: events.v1.ActivityBatch
-	(*ActivityRecord)(nil),        // 24: events.v1.ActivityRecord
-	(*MaterialBlob)(nil),          // 25: events.v1.MaterialBlob
-	nil,                           // 26: events.v1.KeyCreated.LabelsEntry
-	nil,                           // 27: events.v1.KeyUpdated.LabelsEntry
+	(*KeyRingCreated)(nil),        // 23: events.v1.KeyRingCreated
+	(*KeyRingArchived)(nil),       // 24: events.v1.KeyRingArchived
+	(*KeyRingUnarchived)(nil),     // 25: events.v1.KeyRingUnarchived
+	(*KeyAliasSet)(nil),           // 26: events.v1.KeyAliasSet
+	(*KeyAliasRemoved)(nil),       // 27: events.v1.KeyAliasRemoved
+	(*ActivityBatch)(nil),         // 28: events.v1.ActivityBatch
+	(*ActivityRecord)(nil),        // 29: events.v1.ActivityRecord
+	(*MaterialBlob)(nil),          // 30: events.v1.MaterialBlob
+	nil,                           // 31: events.v1.KeyCreated.LabelsEntry
+	nil,                           // 32: events.v1.KeyUpdated.LabelsEntry
+	nil,                           // 33: events.v1.KeyRingCreated.LabelsEntry
 }
 var file_events_v1_events_proto_depIdxs = []int32{
 	5,  // 0: events.v1.Commit.metadata:type_name -> events.v1.Metadata
@@ -2236,18 +2577,24 @@ var file_events_v1_events_proto_depIdxs = []int32{
 	22, // 17: events.v1.Event.material_erasure_failed:type_name -> events.v1.MaterialErasureFailed
 	8,  // 18: events.v1.Event.site_created:type_name -> events.v1.SiteCreated
 	9,  // 19: events.v1.Event.root_created:type_name -> events.v1.RootCreated
-	26, // 20: events.v1.KeyCreated.labels:type_name -> events.v1.KeyCreated.LabelsEntry
-	27, // 21: events.v1.KeyUpdated.labels:type_name -> events.v1.KeyUpdated.LabelsEntry
-	24, // 22: events.v1.ActivityBatch.records:type_name -> events.v1.ActivityRecord
-	2,  // 23: events.v1.ActivityRecord.category:type_name -> events.v1.ActivityRecord.Category
-	3,  // 24: events.v1.ActivityRecord.outcome:type_name -> events.v1.ActivityRecord.Outcome
-	6,  // 25: events.v1.ActivityRecord.caller:type_name -> events.v1.Caller
-	1,  // 26: events.v1.ActivityRecord.protection_level:type_name -> events.v1.ProtectionLevel
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	23, // 20: events.v1.Event.key_ring_created:type_name -> events.v1.KeyRingCreated
+	24, // 21: events.v1.Event.key_ring_archived:type_name -> events.v1.KeyRingArchived
+	25, // 22: events.v1.Event.key_ring_unarchived:type_name -> events.v1.KeyRingUnarchived
+	26, // 23: events.v1.Event.key_alias_set:type_name -> events.v1.KeyAliasSet
+	27, // 24: events.v1.Event.key_alias_removed:type_name -> events.v1.KeyAliasRemoved
+	31, // 25: events.v1.KeyCreated.labels:type_name -> events.v1.KeyCreated.LabelsEntry
+	32, // 26: events.v1.KeyUpdated.labels:type_name -> events.v1.KeyUpdated.LabelsEntry
+	33, // 27: events.v1.KeyRingCreated.labels:type_name -> events.v1.KeyRingCreated.LabelsEntry
+	29, // 28: events.v1.ActivityBatch.records:type_name -> events.v1.ActivityRecord
+	2,  // 29: events.v1.ActivityRecord.category:type_name -> events.v1.ActivityRecord.Category
+	3,  // 30: events.v1.ActivityRecord.outcome:type_name -> events.v1.ActivityRecord.Outcome
+	6,  // 31: events.v1.ActivityRecord.caller:type_name -> events.v1.Caller
+	1,  // 32: events.v1.ActivityRecord.protection_level:type_name -> events.v1.ProtectionLevel
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_events_v1_events_proto_init() }
@@ -2271,6 +2618,11 @@ func file_events_v1_events_proto_init() {
 		(*Event_MaterialErasureFailed)(nil),
 		(*Event_SiteCreated)(nil),
 		(*Event_RootCreated)(nil),
+		(*Event_KeyRingCreated)(nil),
+		(*Event_KeyRingArchived)(nil),
+		(*Event_KeyRingUnarchived)(nil),
+		(*Event_KeyAliasSet)(nil),
+		(*Event_KeyAliasRemoved)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2278,7 +2630,7 @@ func file_events_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_v1_events_proto_rawDesc), len(file_events_v1_events_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   24,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

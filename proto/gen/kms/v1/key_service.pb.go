@@ -26,6 +26,431 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type CreateKeyRingRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The last part of the ring's name.
+	KeyRingId string `protobuf:"bytes,3,opt,name=key_ring_id,json=keyRingId,proto3" json:"key_ring_id,omitempty"`
+	// Only `labels` is taken from it.
+	KeyRing       *KeyRing `protobuf:"bytes,4,opt,name=key_ring,json=keyRing,proto3" json:"key_ring,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateKeyRingRequest) Reset() {
+	*x = CreateKeyRingRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateKeyRingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateKeyRingRequest) ProtoMessage() {}
+
+func (x *CreateKeyRingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateKeyRingRequest.ProtoReflect.Descriptor instead.
+func (*CreateKeyRingRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *CreateKeyRingRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateKeyRingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateKeyRingRequest) GetKeyRingId() string {
+	if x != nil {
+		return x.KeyRingId
+	}
+	return ""
+}
+
+func (x *CreateKeyRingRequest) GetKeyRing() *KeyRing {
+	if x != nil {
+		return x.KeyRing
+	}
+	return nil
+}
+
+type GetKeyRingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
+	MinRevision   uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyRingRequest) Reset() {
+	*x = GetKeyRingRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyRingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyRingRequest) ProtoMessage() {}
+
+func (x *GetKeyRingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyRingRequest.ProtoReflect.Descriptor instead.
+func (*GetKeyRingRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GetKeyRingRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetKeyRingRequest) GetMinRevision() uint64 {
+	if x != nil {
+		return x.MinRevision
+	}
+	return 0
+}
+
+type ListKeyRingsRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
+	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// 1 to 1000; 0 is 100.
+	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; it is bound to the rest of the query.
+	PageToken string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Leaves out this many of what would come next.
+	Skip             int32 `protobuf:"varint,7,opt,name=skip,proto3" json:"skip,omitempty"`
+	IncludeTotalSize bool  `protobuf:"varint,8,opt,name=include_total_size,json=includeTotalSize,proto3" json:"include_total_size,omitempty"`
+	// AIP-160, like `state = ACTIVE AND labels.team = "payments"`.
+	Filter string `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Comma-separated fields, each may be followed by " desc".
+	OrderBy       string `protobuf:"bytes,10,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeyRingsRequest) Reset() {
+	*x = ListKeyRingsRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeyRingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeyRingsRequest) ProtoMessage() {}
+
+func (x *ListKeyRingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeyRingsRequest.ProtoReflect.Descriptor instead.
+func (*ListKeyRingsRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ListKeyRingsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListKeyRingsRequest) GetMinRevision() uint64 {
+	if x != nil {
+		return x.MinRevision
+	}
+	return 0
+}
+
+func (x *ListKeyRingsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListKeyRingsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListKeyRingsRequest) GetSkip() int32 {
+	if x != nil {
+		return x.Skip
+	}
+	return 0
+}
+
+func (x *ListKeyRingsRequest) GetIncludeTotalSize() bool {
+	if x != nil {
+		return x.IncludeTotalSize
+	}
+	return false
+}
+
+func (x *ListKeyRingsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListKeyRingsRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+type ListKeyRingsResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	KeyRings []*KeyRing             `protobuf:"bytes,1,rep,name=key_rings,json=keyRings,proto3" json:"key_rings,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Only when asked for.
+	TotalSize int64 `protobuf:"varint,3,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
+	// The state of the event log that the page was read from.
+	Revision      uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeyRingsResponse) Reset() {
+	*x = ListKeyRingsResponse{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeyRingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeyRingsResponse) ProtoMessage() {}
+
+func (x *ListKeyRingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeyRingsResponse.ProtoReflect.Descriptor instead.
+func (*ListKeyRingsResponse) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ListKeyRingsResponse) GetKeyRings() []*KeyRing {
+	if x != nil {
+		return x.KeyRings
+	}
+	return nil
+}
+
+func (x *ListKeyRingsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListKeyRingsResponse) GetTotalSize() int64 {
+	if x != nil {
+		return x.TotalSize
+	}
+	return 0
+}
+
+func (x *ListKeyRingsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type ArchiveKeyRingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchiveKeyRingRequest) Reset() {
+	*x = ArchiveKeyRingRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchiveKeyRingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchiveKeyRingRequest) ProtoMessage() {}
+
+func (x *ArchiveKeyRingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchiveKeyRingRequest.ProtoReflect.Descriptor instead.
+func (*ArchiveKeyRingRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ArchiveKeyRingRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ArchiveKeyRingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ArchiveKeyRingRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+type UnarchiveKeyRingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnarchiveKeyRingRequest) Reset() {
+	*x = UnarchiveKeyRingRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnarchiveKeyRingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnarchiveKeyRingRequest) ProtoMessage() {}
+
+func (x *UnarchiveKeyRingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnarchiveKeyRingRequest.ProtoReflect.Descriptor instead.
+func (*UnarchiveKeyRingRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UnarchiveKeyRingRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UnarchiveKeyRingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UnarchiveKeyRingRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 type CreateKeyRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Parent    string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
@@ -41,7 +466,7 @@ type CreateKeyRequest struct {
 
 func (x *CreateKeyRequest) Reset() {
 	*x = CreateKeyRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[0]
+	mi := &file_kms_v1_key_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -53,7 +478,7 @@ func (x *CreateKeyRequest) String() string {
 func (*CreateKeyRequest) ProtoMessage() {}
 
 func (x *CreateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[0]
+	mi := &file_kms_v1_key_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -66,7 +491,7 @@ func (x *CreateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{0}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreateKeyRequest) GetParent() string {
@@ -115,7 +540,7 @@ type GetKeyRequest struct {
 
 func (x *GetKeyRequest) Reset() {
 	*x = GetKeyRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[1]
+	mi := &file_kms_v1_key_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -127,7 +552,7 @@ func (x *GetKeyRequest) String() string {
 func (*GetKeyRequest) ProtoMessage() {}
 
 func (x *GetKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[1]
+	mi := &file_kms_v1_key_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -140,7 +565,7 @@ func (x *GetKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRequest.ProtoReflect.Descriptor instead.
 func (*GetKeyRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{1}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetKeyRequest) GetName() string {
@@ -181,7 +606,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[2]
+	mi := &file_kms_v1_key_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -193,7 +618,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[2]
+	mi := &file_kms_v1_key_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -206,7 +631,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{2}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListKeysRequest) GetParent() string {
@@ -287,7 +712,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[3]
+	mi := &file_kms_v1_key_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -299,7 +724,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[3]
+	mi := &file_kms_v1_key_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -312,7 +737,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{3}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListKeysResponse) GetKeys() []*Key {
@@ -343,6 +768,265 @@ func (x *ListKeysResponse) GetRevision() uint64 {
 	return 0
 }
 
+type CountKeysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ring "-" means any ring of the location.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
+	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"` // 3, 4: as_of_time, as_of_revision
+	// AIP-160, like `state = ENABLED AND labels.team = "payments"`.
+	Filter string `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Destroyed keys count only with this, or a filter on `state`.
+	ShowDestroyed bool `protobuf:"varint,11,opt,name=show_destroyed,json=showDestroyed,proto3" json:"show_destroyed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountKeysRequest) Reset() {
+	*x = CountKeysRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountKeysRequest) ProtoMessage() {}
+
+func (x *CountKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountKeysRequest.ProtoReflect.Descriptor instead.
+func (*CountKeysRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CountKeysRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CountKeysRequest) GetMinRevision() uint64 {
+	if x != nil {
+		return x.MinRevision
+	}
+	return 0
+}
+
+func (x *CountKeysRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *CountKeysRequest) GetShowDestroyed() bool {
+	if x != nil {
+		return x.ShowDestroyed
+	}
+	return false
+}
+
+type CountKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Count int64                  `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// The state of the event log that was counted in.
+	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountKeysResponse) Reset() {
+	*x = CountKeysResponse{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountKeysResponse) ProtoMessage() {}
+
+func (x *CountKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountKeysResponse.ProtoReflect.Descriptor instead.
+func (*CountKeysResponse) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CountKeysResponse) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *CountKeysResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type AddKeyAliasRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	// It is remembered with the alias.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// 1 to 63 letters, digits, '_' or '-'.
+	Alias string `protobuf:"bytes,4,opt,name=alias,proto3" json:"alias,omitempty"`
+	// Takes the alias away from the key that it stands for so far.
+	Move          bool `protobuf:"varint,5,opt,name=move,proto3" json:"move,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddKeyAliasRequest) Reset() {
+	*x = AddKeyAliasRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddKeyAliasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddKeyAliasRequest) ProtoMessage() {}
+
+func (x *AddKeyAliasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddKeyAliasRequest.ProtoReflect.Descriptor instead.
+func (*AddKeyAliasRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AddKeyAliasRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AddKeyAliasRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AddKeyAliasRequest) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *AddKeyAliasRequest) GetMove() bool {
+	if x != nil {
+		return x.Move
+	}
+	return false
+}
+
+type RemoveKeyAliasRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	// It is remembered with the alias.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Alias         string `protobuf:"bytes,4,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveKeyAliasRequest) Reset() {
+	*x = RemoveKeyAliasRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveKeyAliasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveKeyAliasRequest) ProtoMessage() {}
+
+func (x *RemoveKeyAliasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveKeyAliasRequest.ProtoReflect.Descriptor instead.
+func (*RemoveKeyAliasRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RemoveKeyAliasRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveKeyAliasRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RemoveKeyAliasRequest) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
 type UpdateKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `name` says which key; of the rest what `update_mask` lists is taken. A given `etag` guards the change as well.
@@ -359,7 +1043,7 @@ type UpdateKeyRequest struct {
 
 func (x *UpdateKeyRequest) Reset() {
 	*x = UpdateKeyRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[4]
+	mi := &file_kms_v1_key_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +1055,7 @@ func (x *UpdateKeyRequest) String() string {
 func (*UpdateKeyRequest) ProtoMessage() {}
 
 func (x *UpdateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[4]
+	mi := &file_kms_v1_key_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +1068,7 @@ func (x *UpdateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateKeyRequest.ProtoReflect.Descriptor instead.
 func (*UpdateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{4}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpdateKeyRequest) GetKey() *Key {
@@ -428,7 +1112,7 @@ type RotateKeyRequest struct {
 
 func (x *RotateKeyRequest) Reset() {
 	*x = RotateKeyRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[5]
+	mi := &file_kms_v1_key_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -440,7 +1124,7 @@ func (x *RotateKeyRequest) String() string {
 func (*RotateKeyRequest) ProtoMessage() {}
 
 func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[5]
+	mi := &file_kms_v1_key_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -453,7 +1137,7 @@ func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{5}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RotateKeyRequest) GetName() string {
@@ -490,7 +1174,7 @@ type EnableKeyRequest struct {
 
 func (x *EnableKeyRequest) Reset() {
 	*x = EnableKeyRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[6]
+	mi := &file_kms_v1_key_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +1186,7 @@ func (x *EnableKeyRequest) String() string {
 func (*EnableKeyRequest) ProtoMessage() {}
 
 func (x *EnableKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[6]
+	mi := &file_kms_v1_key_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +1199,7 @@ func (x *EnableKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableKeyRequest.ProtoReflect.Descriptor instead.
 func (*EnableKeyRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{6}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EnableKeyRequest) GetName() string {
@@ -552,7 +1236,7 @@ type DisableKeyRequest struct {
 
 func (x *DisableKeyRequest) Reset() {
 	*x = DisableKeyRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[7]
+	mi := &file_kms_v1_key_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +1248,7 @@ func (x *DisableKeyRequest) String() string {
 func (*DisableKeyRequest) ProtoMessage() {}
 
 func (x *DisableKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[7]
+	mi := &file_kms_v1_key_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +1261,7 @@ func (x *DisableKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableKeyRequest.ProtoReflect.Descriptor instead.
 func (*DisableKeyRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{7}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DisableKeyRequest) GetName() string {
@@ -612,7 +1296,7 @@ type GetKeyVersionRequest struct {
 
 func (x *GetKeyVersionRequest) Reset() {
 	*x = GetKeyVersionRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[8]
+	mi := &file_kms_v1_key_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +1308,7 @@ func (x *GetKeyVersionRequest) String() string {
 func (*GetKeyVersionRequest) ProtoMessage() {}
 
 func (x *GetKeyVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[8]
+	mi := &file_kms_v1_key_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +1321,7 @@ func (x *GetKeyVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyVersionRequest.ProtoReflect.Descriptor instead.
 func (*GetKeyVersionRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{8}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetKeyVersionRequest) GetName() string {
@@ -676,7 +1360,7 @@ type ListKeyVersionsRequest struct {
 
 func (x *ListKeyVersionsRequest) Reset() {
 	*x = ListKeyVersionsRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[9]
+	mi := &file_kms_v1_key_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +1372,7 @@ func (x *ListKeyVersionsRequest) String() string {
 func (*ListKeyVersionsRequest) ProtoMessage() {}
 
 func (x *ListKeyVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[9]
+	mi := &file_kms_v1_key_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +1385,7 @@ func (x *ListKeyVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeyVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListKeyVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{9}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListKeyVersionsRequest) GetParent() string {
@@ -775,7 +1459,7 @@ type ListKeyVersionsResponse struct {
 
 func (x *ListKeyVersionsResponse) Reset() {
 	*x = ListKeyVersionsResponse{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[10]
+	mi := &file_kms_v1_key_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -787,7 +1471,7 @@ func (x *ListKeyVersionsResponse) String() string {
 func (*ListKeyVersionsResponse) ProtoMessage() {}
 
 func (x *ListKeyVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[10]
+	mi := &file_kms_v1_key_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -800,7 +1484,7 @@ func (x *ListKeyVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeyVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListKeyVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{10}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListKeyVersionsResponse) GetKeyVersions() []*KeyVersion {
@@ -844,7 +1528,7 @@ type EnableKeyVersionRequest struct {
 
 func (x *EnableKeyVersionRequest) Reset() {
 	*x = EnableKeyVersionRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[11]
+	mi := &file_kms_v1_key_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1540,7 @@ func (x *EnableKeyVersionRequest) String() string {
 func (*EnableKeyVersionRequest) ProtoMessage() {}
 
 func (x *EnableKeyVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[11]
+	mi := &file_kms_v1_key_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1553,7 @@ func (x *EnableKeyVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnableKeyVersionRequest.ProtoReflect.Descriptor instead.
 func (*EnableKeyVersionRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{11}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *EnableKeyVersionRequest) GetName() string {
@@ -908,7 +1592,7 @@ type DisableKeyVersionRequest struct {
 
 func (x *DisableKeyVersionRequest) Reset() {
 	*x = DisableKeyVersionRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[12]
+	mi := &file_kms_v1_key_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1604,7 @@ func (x *DisableKeyVersionRequest) String() string {
 func (*DisableKeyVersionRequest) ProtoMessage() {}
 
 func (x *DisableKeyVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[12]
+	mi := &file_kms_v1_key_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1617,7 @@ func (x *DisableKeyVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisableKeyVersionRequest.ProtoReflect.Descriptor instead.
 func (*DisableKeyVersionRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{12}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DisableKeyVersionRequest) GetName() string {
@@ -981,7 +1665,7 @@ type ScheduleKeyDeletionRequest struct {
 
 func (x *ScheduleKeyDeletionRequest) Reset() {
 	*x = ScheduleKeyDeletionRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[13]
+	mi := &file_kms_v1_key_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1677,7 @@ func (x *ScheduleKeyDeletionRequest) String() string {
 func (*ScheduleKeyDeletionRequest) ProtoMessage() {}
 
 func (x *ScheduleKeyDeletionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[13]
+	mi := &file_kms_v1_key_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1690,7 @@ func (x *ScheduleKeyDeletionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleKeyDeletionRequest.ProtoReflect.Descriptor instead.
 func (*ScheduleKeyDeletionRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{13}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ScheduleKeyDeletionRequest) GetName() string {
@@ -1058,7 +1742,7 @@ type ScheduleKeyDeletionResponse struct {
 
 func (x *ScheduleKeyDeletionResponse) Reset() {
 	*x = ScheduleKeyDeletionResponse{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[14]
+	mi := &file_kms_v1_key_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1754,7 @@ func (x *ScheduleKeyDeletionResponse) String() string {
 func (*ScheduleKeyDeletionResponse) ProtoMessage() {}
 
 func (x *ScheduleKeyDeletionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[14]
+	mi := &file_kms_v1_key_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1767,7 @@ func (x *ScheduleKeyDeletionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleKeyDeletionResponse.ProtoReflect.Descriptor instead.
 func (*ScheduleKeyDeletionResponse) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{14}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ScheduleKeyDeletionResponse) GetKey() *Key {
@@ -1129,7 +1813,7 @@ type CancelKeyDeletionRequest struct {
 
 func (x *CancelKeyDeletionRequest) Reset() {
 	*x = CancelKeyDeletionRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[15]
+	mi := &file_kms_v1_key_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1141,7 +1825,7 @@ func (x *CancelKeyDeletionRequest) String() string {
 func (*CancelKeyDeletionRequest) ProtoMessage() {}
 
 func (x *CancelKeyDeletionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[15]
+	mi := &file_kms_v1_key_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1154,7 +1838,7 @@ func (x *CancelKeyDeletionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelKeyDeletionRequest.ProtoReflect.Descriptor instead.
 func (*CancelKeyDeletionRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{15}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CancelKeyDeletionRequest) GetName() string {
@@ -1200,7 +1884,7 @@ type DeleteKeyRequest struct {
 
 func (x *DeleteKeyRequest) Reset() {
 	*x = DeleteKeyRequest{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[16]
+	mi := &file_kms_v1_key_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1896,7 @@ func (x *DeleteKeyRequest) String() string {
 func (*DeleteKeyRequest) ProtoMessage() {}
 
 func (x *DeleteKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[16]
+	mi := &file_kms_v1_key_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1909,7 @@ func (x *DeleteKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKeyRequest.ProtoReflect.Descriptor instead.
 func (*DeleteKeyRequest) Descriptor() ([]byte, []int) {
-	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{16}
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeleteKeyRequest) GetName() string {
@@ -1260,7 +1944,47 @@ var File_kms_v1_key_service_proto protoreflect.FileDescriptor
 
 const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\n" +
-	"\x18kms/v1/key_service.proto\x12\x06kms.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kms/v1/permission.proto\x1a\x16kms/v1/resources.proto\x1a\x12kms/v1/rules.proto\"\xb7\x02\n" +
+	"\x18kms/v1/key_service.proto\x12\x06kms.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kms/v1/permission.proto\x1a\x16kms/v1/resources.proto\x1a\x12kms/v1/rules.proto\"\xbc\x01\n" +
+	"\x14CreateKeyRingRequest\x12!\n" +
+	"\x06parent\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xda\x18\x01R\x06parent\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12)\n" +
+	"\vkey_ring_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xc0\xda\x18\x01R\tkeyRingId\x12*\n" +
+	"\bkey_ring\x18\x04 \x01(\v2\x0f.kms.v1.KeyRingR\akeyRing\"Y\n" +
+	"\x11GetKeyRingRequest\x12!\n" +
+	"\x04name\x18\x01 \x01(\tB\r\xbaH\n" +
+	"r\b\xd0\xda\x18\x01\xd8\xda\x18\x01R\x04name\x12!\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\"\xbf\x02\n" +
+	"\x13ListKeyRingsRequest\x12!\n" +
+	"\x06parent\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xda\x18\x01R\x06parent\x12!\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12'\n" +
+	"\tpage_size\x18\x05 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\x12\x1b\n" +
+	"\x04skip\x18\a \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x04skip\x12,\n" +
+	"\x12include_total_size\x18\b \x01(\bR\x10includeTotalSize\x12 \n" +
+	"\x06filter\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
+	"\border_by\x18\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\aorderBy\"\xa7\x01\n" +
+	"\x14ListKeyRingsResponse\x12,\n" +
+	"\tkey_rings\x18\x01 \x03(\v2\x0f.kms.v1.KeyRingR\bkeyRings\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
+	"\n" +
+	"total_size\x18\x03 \x01(\x03R\ttotalSize\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\x84\x01\n" +
+	"\x15ArchiveKeyRingRequest\x12!\n" +
+	"\x04name\x18\x01 \x01(\tB\r\xbaH\n" +
+	"r\b\xd0\xda\x18\x01\xd8\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"\x86\x01\n" +
+	"\x17UnarchiveKeyRingRequest\x12!\n" +
+	"\x04name\x18\x01 \x01(\tB\r\xbaH\n" +
+	"r\b\xd0\xda\x18\x01\xd8\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"\xb7\x02\n" +
 	"\x10CreateKeyRequest\x12%\n" +
 	"\x06parent\x18\x01 \x01(\tB\r\xbaH\n" +
 	"r\b\xd0\xda\x18\x01\xd8\xda\x18\x01R\x06parent\x12*\n" +
@@ -1291,10 +2015,29 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
 	"\n" +
 	"total_size\x18\x03 \x01(\x03R\ttotalSize\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x04R\brevision\"\xdc\x05\n" +
-	"\x10UpdateKeyRequest\x12\xbd\x02\n" +
-	"\x03key\x18\x01 \x01(\v2\v.kms.v1.KeyB\x9d\x02\xbaH\x99\x02\xba\x01\x92\x02\n" +
-	"\bkey.name\x12|name must be projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}, each id 1 to 63 letters, digits, '_' or '-'\x1a\x87\x01this.name.matches('^projects/[a-zA-Z0-9_-]{1,63}/locations/[a-zA-Z0-9_-]{1,63}/keyRings/[a-zA-Z0-9_-]{1,63}/keys/[a-zA-Z0-9_-]{1,63}$')\xc8\x01\x01R\x03key\x12*\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\xa1\x01\n" +
+	"\x10CountKeysRequest\x12!\n" +
+	"\x06parent\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xda\x18\x01R\x06parent\x12!\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12 \n" +
+	"\x06filter\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12%\n" +
+	"\x0eshow_destroyed\x18\v \x01(\bR\rshowDestroyed\"E\n" +
+	"\x11CountKeysResponse\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x03R\x05count\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\x94\x01\n" +
+	"\x12AddKeyAliasRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1f\n" +
+	"\x05alias\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xc0\xda\x18\x01R\x05alias\x12\x12\n" +
+	"\x04move\x18\x05 \x01(\bR\x04move\"\x83\x01\n" +
+	"\x15RemoveKeyAliasRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1f\n" +
+	"\x05alias\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xc0\xda\x18\x01R\x05alias\"\xe5\x05\n" +
+	"\x10UpdateKeyRequest\x12\xc6\x02\n" +
+	"\x03key\x18\x01 \x01(\v2\v.kms.v1.KeyB\xa6\x02\xbaH\xa2\x02\xba\x01\x9b\x02\n" +
+	"\bkey.name\x12|name must be projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}, each id 1 to 63 letters, digits, '_' or '-'\x1a\x90\x01this.name.matches('^projects/[a-zA-Z0-9_-]{1,63}/locations/[a-zA-Z0-9_-]{1,63}/keyRings/[a-zA-Z0-9_-]{1,63}/keys/(alias:)?[a-zA-Z0-9_-]{1,63}$')\xc8\x01\x01R\x03key\x12*\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
 	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12\xac\x01\n" +
@@ -1373,12 +2116,21 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
 	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12\x1b\n" +
-	"\tskip_wait\x18\x04 \x01(\bR\bskipWait2\xe1\x11\n" +
+	"\tskip_wait\x18\x04 \x01(\bR\bskipWait2\xc6\x1b\n" +
 	"\n" +
-	"KeyService\x12\x8b\x01\n" +
+	"KeyService\x12\x99\x01\n" +
+	"\rCreateKeyRing\x12\x1c.kms.v1.CreateKeyRingRequest\x1a\x0f.kms.v1.KeyRing\"Y\xc2\xda\x18\x13kms.keyRings.create\x82\xd3\xe4\x93\x02<:\bkey_ring\"0/api/v1/{parent=projects/*/locations/*}/keyRings\x12\x86\x01\n" +
+	"\n" +
+	"GetKeyRing\x12\x19.kms.v1.GetKeyRingRequest\x1a\x0f.kms.v1.KeyRing\"L\xc2\xda\x18\x10kms.keyRings.get\x82\xd3\xe4\x93\x022\x120/api/v1/{name=projects/*/locations/*/keyRings/*}\x12\x98\x01\n" +
+	"\fListKeyRings\x12\x1b.kms.v1.ListKeyRingsRequest\x1a\x1c.kms.v1.ListKeyRingsResponse\"M\xc2\xda\x18\x11kms.keyRings.list\x82\xd3\xe4\x93\x022\x120/api/v1/{parent=projects/*/locations/*}/keyRings\x12\x9d\x01\n" +
+	"\x0eArchiveKeyRing\x12\x1d.kms.v1.ArchiveKeyRingRequest\x1a\x0f.kms.v1.KeyRing\"[\xc2\xda\x18\x14kms.keyRings.archive\x82\xd3\xe4\x93\x02=:\x01*\"8/api/v1/{name=projects/*/locations/*/keyRings/*}:archive\x12\xa5\x01\n" +
+	"\x10UnarchiveKeyRing\x12\x1f.kms.v1.UnarchiveKeyRingRequest\x1a\x0f.kms.v1.KeyRing\"_\xc2\xda\x18\x16kms.keyRings.unarchive\x82\xd3\xe4\x93\x02?:\x01*\":/api/v1/{name=projects/*/locations/*/keyRings/*}:unarchive\x12\x8b\x01\n" +
 	"\tCreateKey\x12\x18.kms.v1.CreateKeyRequest\x1a\v.kms.v1.Key\"W\xc2\xda\x18\x0fkms.keys.create\x82\xd3\xe4\x93\x02>:\x03key\"7/api/v1/{parent=projects/*/locations/*/keyRings/*}/keys\x12}\n" +
 	"\x06GetKey\x12\x15.kms.v1.GetKeyRequest\x1a\v.kms.v1.Key\"O\xc2\xda\x18\fkms.keys.get\x82\xd3\xe4\x93\x029\x127/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}\x12\x8f\x01\n" +
-	"\bListKeys\x12\x17.kms.v1.ListKeysRequest\x1a\x18.kms.v1.ListKeysResponse\"P\xc2\xda\x18\rkms.keys.list\x82\xd3\xe4\x93\x029\x127/api/v1/{parent=projects/*/locations/*/keyRings/*}/keys\x12\x8f\x01\n" +
+	"\bListKeys\x12\x17.kms.v1.ListKeysRequest\x1a\x18.kms.v1.ListKeysResponse\"P\xc2\xda\x18\rkms.keys.list\x82\xd3\xe4\x93\x029\x127/api/v1/{parent=projects/*/locations/*/keyRings/*}/keys\x12\x98\x01\n" +
+	"\tCountKeys\x12\x18.kms.v1.CountKeysRequest\x1a\x19.kms.v1.CountKeysResponse\"V\xc2\xda\x18\rkms.keys.list\x82\xd3\xe4\x93\x02?\x12=/api/v1/{parent=projects/*/locations/*/keyRings/*}/keys:count\x12\x98\x01\n" +
+	"\vAddKeyAlias\x12\x1a.kms.v1.AddKeyAliasRequest\x1a\v.kms.v1.Key\"`\xc2\xda\x18\x11kms.keys.addAlias\x82\xd3\xe4\x93\x02E:\x01*\"@/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:addAlias\x12\xa4\x01\n" +
+	"\x0eRemoveKeyAlias\x12\x1d.kms.v1.RemoveKeyAliasRequest\x1a\v.kms.v1.Key\"f\xc2\xda\x18\x14kms.keys.removeAlias\x82\xd3\xe4\x93\x02H:\x01*\"C/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:removeAlias\x12\x8f\x01\n" +
 	"\tUpdateKey\x12\x18.kms.v1.UpdateKeyRequest\x1a\v.kms.v1.Key\"[\xc2\xda\x18\x0fkms.keys.update\x82\xd3\xe4\x93\x02B:\x03key2;/api/v1/{key.name=projects/*/locations/*/keyRings/*/keys/*}\x12\x90\x01\n" +
 	"\tRotateKey\x12\x18.kms.v1.RotateKeyRequest\x1a\v.kms.v1.Key\"\\\xc2\xda\x18\x0fkms.keys.rotate\x82\xd3\xe4\x93\x02C:\x01*\">/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:rotate\x12\x90\x01\n" +
 	"\tEnableKey\x12\x18.kms.v1.EnableKeyRequest\x1a\v.kms.v1.Key\"\\\xc2\xda\x18\x0fkms.keys.enable\x82\xd3\xe4\x93\x02C:\x01*\">/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:enable\x12\x94\x01\n" +
@@ -1404,75 +2156,104 @@ func file_kms_v1_key_service_proto_rawDescGZIP() []byte {
 	return file_kms_v1_key_service_proto_rawDescData
 }
 
-var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_kms_v1_key_service_proto_goTypes = []any{
-	(*CreateKeyRequest)(nil),            // 0: kms.v1.CreateKeyRequest
-	(*GetKeyRequest)(nil),               // 1: kms.v1.GetKeyRequest
-	(*ListKeysRequest)(nil),             // 2: kms.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),            // 3: kms.v1.ListKeysResponse
-	(*UpdateKeyRequest)(nil),            // 4: kms.v1.UpdateKeyRequest
-	(*RotateKeyRequest)(nil),            // 5: kms.v1.RotateKeyRequest
-	(*EnableKeyRequest)(nil),            // 6: kms.v1.EnableKeyRequest
-	(*DisableKeyRequest)(nil),           // 7: kms.v1.DisableKeyRequest
-	(*GetKeyVersionRequest)(nil),        // 8: kms.v1.GetKeyVersionRequest
-	(*ListKeyVersionsRequest)(nil),      // 9: kms.v1.ListKeyVersionsRequest
-	(*ListKeyVersionsResponse)(nil),     // 10: kms.v1.ListKeyVersionsResponse
-	(*EnableKeyVersionRequest)(nil),     // 11: kms.v1.EnableKeyVersionRequest
-	(*DisableKeyVersionRequest)(nil),    // 12: kms.v1.DisableKeyVersionRequest
-	(*ScheduleKeyDeletionRequest)(nil),  // 13: kms.v1.ScheduleKeyDeletionRequest
-	(*ScheduleKeyDeletionResponse)(nil), // 14: kms.v1.ScheduleKeyDeletionResponse
-	(*CancelKeyDeletionRequest)(nil),    // 15: kms.v1.CancelKeyDeletionRequest
-	(*DeleteKeyRequest)(nil),            // 16: kms.v1.DeleteKeyRequest
-	(*Key)(nil),                         // 17: kms.v1.Key
-	(*fieldmaskpb.FieldMask)(nil),       // 18: google.protobuf.FieldMask
-	(*KeyVersion)(nil),                  // 19: kms.v1.KeyVersion
-	(*durationpb.Duration)(nil),         // 20: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),       // 21: google.protobuf.Timestamp
+	(*CreateKeyRingRequest)(nil),        // 0: kms.v1.CreateKeyRingRequest
+	(*GetKeyRingRequest)(nil),           // 1: kms.v1.GetKeyRingRequest
+	(*ListKeyRingsRequest)(nil),         // 2: kms.v1.ListKeyRingsRequest
+	(*ListKeyRingsResponse)(nil),        // 3: kms.v1.ListKeyRingsResponse
+	(*ArchiveKeyRingRequest)(nil),       // 4: kms.v1.ArchiveKeyRingRequest
+	(*UnarchiveKeyRingRequest)(nil),     // 5: kms.v1.UnarchiveKeyRingRequest
+	(*CreateKeyRequest)(nil),            // 6: kms.v1.CreateKeyRequest
+	(*GetKeyRequest)(nil),               // 7: kms.v1.GetKeyRequest
+	(*ListKeysRequest)(nil),             // 8: kms.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),            // 9: kms.v1.ListKeysResponse
+	(*CountKeysRequest)(nil),            // 10: kms.v1.CountKeysRequest
+	(*CountKeysResponse)(nil),           // 11: kms.v1.CountKeysResponse
+	(*AddKeyAliasRequest)(nil),          // 12: kms.v1.AddKeyAliasRequest
+	(*RemoveKeyAliasRequest)(nil),       // 13: kms.v1.RemoveKeyAliasRequest
+	(*UpdateKeyRequest)(nil),            // 14: kms.v1.UpdateKeyRequest
+	(*RotateKeyRequest)(nil),            // 15: kms.v1.RotateKeyRequest
+	(*EnableKeyRequest)(nil),            // 16: kms.v1.EnableKeyRequest
+	(*DisableKeyRequest)(nil),           // 17: kms.v1.DisableKeyRequest
+	(*GetKeyVersionRequest)(nil),        // 18: kms.v1.GetKeyVersionRequest
+	(*ListKeyVersionsRequest)(nil),      // 19: kms.v1.ListKeyVersionsRequest
+	(*ListKeyVersionsResponse)(nil),     // 20: kms.v1.ListKeyVersionsResponse
+	(*EnableKeyVersionRequest)(nil),     // 21: kms.v1.EnableKeyVersionRequest
+	(*DisableKeyVersionRequest)(nil),    // 22: kms.v1.DisableKeyVersionRequest
+	(*ScheduleKeyDeletionRequest)(nil),  // 23: kms.v1.ScheduleKeyDeletionRequest
+	(*ScheduleKeyDeletionResponse)(nil), // 24: kms.v1.ScheduleKeyDeletionResponse
+	(*CancelKeyDeletionRequest)(nil),    // 25: kms.v1.CancelKeyDeletionRequest
+	(*DeleteKeyRequest)(nil),            // 26: kms.v1.DeleteKeyRequest
+	(*KeyRing)(nil),                     // 27: kms.v1.KeyRing
+	(*Key)(nil),                         // 28: kms.v1.Key
+	(*fieldmaskpb.FieldMask)(nil),       // 29: google.protobuf.FieldMask
+	(*KeyVersion)(nil),                  // 30: kms.v1.KeyVersion
+	(*durationpb.Duration)(nil),         // 31: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),       // 32: google.protobuf.Timestamp
 }
 var file_kms_v1_key_service_proto_depIdxs = []int32{
-	17, // 0: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
-	17, // 1: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
-	17, // 2: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
-	18, // 3: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	19, // 4: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
-	20, // 5: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
-	20, // 6: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
-	17, // 7: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
-	21, // 8: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
-	21, // 9: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
-	0,  // 10: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
-	1,  // 11: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
-	2,  // 12: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
-	4,  // 13: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
-	5,  // 14: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
-	6,  // 15: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
-	7,  // 16: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
-	8,  // 17: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
-	9,  // 18: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
-	11, // 19: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
-	12, // 20: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
-	13, // 21: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
-	15, // 22: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
-	16, // 23: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
-	17, // 24: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
-	17, // 25: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
-	3,  // 26: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
-	17, // 27: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
-	17, // 28: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
-	17, // 29: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
-	17, // 30: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
-	19, // 31: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
-	10, // 32: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
-	19, // 33: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
-	19, // 34: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
-	14, // 35: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
-	17, // 36: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
-	17, // 37: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
-	24, // [24:38] is the sub-list for method output_type
-	10, // [10:24] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	27, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
+	27, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
+	28, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
+	28, // 3: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
+	28, // 4: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
+	29, // 5: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	30, // 6: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
+	31, // 7: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
+	31, // 8: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
+	28, // 9: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
+	32, // 10: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
+	32, // 11: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
+	0,  // 12: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
+	1,  // 13: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
+	2,  // 14: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
+	4,  // 15: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
+	5,  // 16: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
+	6,  // 17: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
+	7,  // 18: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
+	8,  // 19: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
+	10, // 20: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
+	12, // 21: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
+	13, // 22: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
+	14, // 23: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
+	15, // 24: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
+	16, // 25: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
+	17, // 26: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
+	18, // 27: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
+	19, // 28: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
+	21, // 29: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
+	22, // 30: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
+	23, // 31: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
+	25, // 32: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
+	26, // 33: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
+	27, // 34: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
+	27, // 35: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
+	3,  // 36: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
+	27, // 37: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
+	27, // 38: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
+	28, // 39: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
+	28, // 40: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
+	9,  // 41: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
+	11, // 42: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
+	28, // 43: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
+	28, // 44: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
+	28, // 45: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
+	28, // 46: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
+	28, // 47: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
+	28, // 48: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
+	30, // 49: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
+	20, // 50: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
+	30, // 51: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
+	30, // 52: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
+	24, // 53: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
+	28, // 54: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
+	28, // 55: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
+	34, // [34:56] is the sub-list for method output_type
+	12, // [12:34] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_kms_v1_key_service_proto_init() }
@@ -1489,7 +2270,7 @@ func file_kms_v1_key_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kms_v1_key_service_proto_rawDesc), len(file_kms_v1_key_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -873,12 +873,14 @@ func (ActivityLog_RequestType) EnumDescriptor() ([]byte, []int) {
 	return file_kms_v1_resources_proto_rawDescGZIP(), []int{4, 2}
 }
 
-// A key ring groups keys for names and permissions. It is archived, never deleted.
+// A key ring groups keys for names and permissions. It is archived, never deleted. The ring `default` of every location of
+// every project exists without being created.
 type KeyRing struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// projects/{project}/locations/{location}/keyRings/{ring}
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	State         KeyRing_State          `protobuf:"varint,2,opt,name=state,proto3,enum=kms.v1.KeyRing_State" json:"state,omitempty"`
+	Name  string        `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	State KeyRing_State `protobuf:"varint,2,opt,name=state,proto3,enum=kms.v1.KeyRing_State" json:"state,omitempty"`
+	// Absent for the ring `default` until something is recorded of it.
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	Labels        map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Revision      uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1007,7 +1009,9 @@ type Key struct {
 	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,27,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
 	// When the key was destroyed.
 	DestroyTime *timestamppb.Timestamp `protobuf:"bytes,28,opt,name=destroy_time,json=destroyTime,proto3" json:"destroy_time,omitempty"`
-	Aliases     []string               `protobuf:"bytes,29,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	// Other names of the key, sorted: `keyRings/-/keys/alias:{alias}` is accepted wherever the key can be named. They change
+	// by AddKeyAlias and RemoveKeyAlias, which change `revision` too but not `etag`.
+	Aliases []string `protobuf:"bytes,29,rep,name=aliases,proto3" json:"aliases,omitempty"`
 	// A stable integer id: the revision of the key's creation.
 	Number        uint64 `protobuf:"varint,30,opt,name=number,proto3" json:"number,omitempty"`
 	Revision      uint64 `protobuf:"varint,31,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -2114,13 +2118,13 @@ var File_kms_v1_resources_proto protoreflect.FileDescriptor
 
 const file_kms_v1_resources_proto_rawDesc = "" +
 	"\n" +
-	"\x16kms/v1/resources.proto\x12\x06kms.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12kms/v1/rules.proto\"\xe1\x02\n" +
+	"\x16kms/v1/resources.proto\x12\x06kms.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12kms/v1/rules.proto\"\x83\x03\n" +
 	"\aKeyRing\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x15.kms.v1.KeyRing.StateR\x05state\x12;\n" +
 	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x123\n" +
-	"\x06labels\x18\x04 \x03(\v2\x1b.kms.v1.KeyRing.LabelsEntryR\x06labels\x12\x1a\n" +
+	"createTime\x12U\n" +
+	"\x06labels\x18\x04 \x03(\v2\x1b.kms.v1.KeyRing.LabelsEntryB \xbaH\x1d\x9a\x01\x1a\x10@\"\vr\t\xf8\xda\x18\x01\x10\x01\x18\x80\x01*\tr\a\xf8\xda\x18\x01\x18\x80\x02R\x06labels\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevision\x12\x12\n" +
 	"\x04etag\x18\x06 \x01(\tR\x04etag\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +

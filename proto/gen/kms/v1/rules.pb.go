@@ -133,7 +133,7 @@ var (
 	//
 	// optional bool no_wildcard = 50603;
 	E_NoWildcard = &file_kms_v1_rules_proto_extTypes[3]
-	// The name of a key. keyRings/-/keys/{uid} names it by its uid.
+	// The name of a key. keyRings/-/keys/{uid} names it by its uid, keyRings/-/keys/alias:{alias} by one of its aliases.
 	//
 	// optional bool key_name = 50604;
 	E_KeyName = &file_kms_v1_rules_proto_extTypes[4]
@@ -186,16 +186,16 @@ const file_kms_v1_rules_proto_rawDesc = "" +
 	"\vno_wildcard\x12\x19.buf.validate.StringRules\x18\xab\x8b\x03 \x01(\bB}\xc2Hz\n" +
 	"x\n" +
 	"\x12string.no_wildcard\x123must name one place: '-' can't stand for an id here\x1a-!this.contains('/-/') && !this.endsWith('/-')R\n" +
-	"noWildcard:\xcf\x02\n" +
-	"\bkey_name\x12\x19.buf.validate.StringRules\x18\xac\x8b\x03 \x01(\bB\x96\x02\xc2H\x92\x02\n" +
-	"\x8f\x02\n" +
-	"\x0fstring.key_name\x12wmust be projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}, each id 1 to 63 letters, digits, '_' or '-'\x1a\x82\x01this.matches('^projects/[a-zA-Z0-9_-]{1,63}/locations/[a-zA-Z0-9_-]{1,63}/keyRings/[a-zA-Z0-9_-]{1,63}/keys/[a-zA-Z0-9_-]{1,63}$')R\akeyName:\xb0\x03\n" +
-	"\x10key_version_name\x12\x19.buf.validate.StringRules\x18\xad\x8b\x03 \x01(\bB\xe8\x02\xc2H\xe4\x02\n" +
-	"\xe1\x02\n" +
-	"\x17string.key_version_name\x12\xa7\x01must be projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}/versions/{version}, each id 1 to 63 letters, digits, '_' or '-', the version a number from 1\x1a\x9b\x01this.matches('^projects/[a-zA-Z0-9_-]{1,63}/locations/[a-zA-Z0-9_-]{1,63}/keyRings/[a-zA-Z0-9_-]{1,63}/keys/[a-zA-Z0-9_-]{1,63}/versions/[1-9][0-9]{0,8}$')R\x0ekeyVersionName:\xc9\x03\n" +
-	"\x13key_or_version_name\x12\x19.buf.validate.StringRules\x18\xae\x8b\x03 \x01(\bB\xfc\x02\xc2H\xf8\x02\n" +
-	"\xf5\x02\n" +
-	"\x1astring.key_or_version_name\x12\xb5\x01must be projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}, or that and /versions/{version}, each id 1 to 63 letters, digits, '_' or '-', the version a number from 1\x1a\x9e\x01this.matches('^projects/[a-zA-Z0-9_-]{1,63}/locations/[a-zA-Z0-9_-]{1,63}/keyRings/[a-zA-Z0-9_-]{1,63}/keys/[a-zA-Z0-9_-]{1,63}(/versions/[1-9][0-9]{0,8})?$')R\x10keyOrVersionName:\xa9\x01\n" +
+	"noWildcard:\xd8\x02\n" +
+	"\bkey_name\x12\x19.buf.validate.StringRules\x18\xac\x8b\x03 \x01(\bB\x9f\x02\xc2H\x9b\x02\n" +
+	"\x98\x02\n" +
+	"\x0fstring.key_name\x12wmust be projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}, each id 1 to 63 letters, digits, '_' or '-'\x1a\x8b\x01this.matches('^projects/[a-zA-Z0-9_-]{1,63}/locations/[a-zA-Z0-9_-]{1,63}/keyRings/[a-zA-Z0-9_-]{1,63}/keys/(alias:)?[a-zA-Z0-9_-]{1,63}$')R\akeyName:\xb9\x03\n" +
+	"\x10key_version_name\x12\x19.buf.validate.StringRules\x18\xad\x8b\x03 \x01(\bB\xf1\x02\xc2H\xed\x02\n" +
+	"\xea\x02\n" +
+	"\x17string.key_version_name\x12\xa7\x01must be projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}/versions/{version}, each id 1 to 63 letters, digits, '_' or '-', the version a number from 1\x1a\xa4\x01this.matches('^projects/[a-zA-Z0-9_-]{1,63}/locations/[a-zA-Z0-9_-]{1,63}/keyRings/[a-zA-Z0-9_-]{1,63}/keys/(alias:)?[a-zA-Z0-9_-]{1,63}/versions/[1-9][0-9]{0,8}$')R\x0ekeyVersionName:\xd2\x03\n" +
+	"\x13key_or_version_name\x12\x19.buf.validate.StringRules\x18\xae\x8b\x03 \x01(\bB\x85\x03\xc2H\x81\x03\n" +
+	"\xfe\x02\n" +
+	"\x1astring.key_or_version_name\x12\xb5\x01must be projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}, or that and /versions/{version}, each id 1 to 63 letters, digits, '_' or '-', the version a number from 1\x1a\xa7\x01this.matches('^projects/[a-zA-Z0-9_-]{1,63}/locations/[a-zA-Z0-9_-]{1,63}/keyRings/[a-zA-Z0-9_-]{1,63}/keys/(alias:)?[a-zA-Z0-9_-]{1,63}(/versions/[1-9][0-9]{0,8})?$')R\x10keyOrVersionName:\xa9\x01\n" +
 	"\vsingle_line\x12\x19.buf.validate.StringRules\x18\xaf\x8b\x03 \x01(\bBk\xc2Hh\n" +
 	"f\n" +
 	"\x12string.single_line\x122must not contain control characters or line breaks\x1a\x1c!this.matches('[[:cntrl:]]')R\n" +

@@ -33,12 +33,32 @@ const (
 // reflection-formatted method names, remove the leading slash and convert the remaining slash to a
 // period.
 const (
+	// KeyServiceCreateKeyRingProcedure is the fully-qualified name of the KeyService's CreateKeyRing
+	// RPC.
+	KeyServiceCreateKeyRingProcedure = "/kms.v1.KeyService/CreateKeyRing"
+	// KeyServiceGetKeyRingProcedure is the fully-qualified name of the KeyService's GetKeyRing RPC.
+	KeyServiceGetKeyRingProcedure = "/kms.v1.KeyService/GetKeyRing"
+	// KeyServiceListKeyRingsProcedure is the fully-qualified name of the KeyService's ListKeyRings RPC.
+	KeyServiceListKeyRingsProcedure = "/kms.v1.KeyService/ListKeyRings"
+	// KeyServiceArchiveKeyRingProcedure is the fully-qualified name of the KeyService's ArchiveKeyRing
+	// RPC.
+	KeyServiceArchiveKeyRingProcedure = "/kms.v1.KeyService/ArchiveKeyRing"
+	// KeyServiceUnarchiveKeyRingProcedure is the fully-qualified name of the KeyService's
+	// UnarchiveKeyRing RPC.
+	KeyServiceUnarchiveKeyRingProcedure = "/kms.v1.KeyService/UnarchiveKeyRing"
 	// KeyServiceCreateKeyProcedure is the fully-qualified name of the KeyService's CreateKey RPC.
 	KeyServiceCreateKeyProcedure = "/kms.v1.KeyService/CreateKey"
 	// KeyServiceGetKeyProcedure is the fully-qualified name of the KeyService's GetKey RPC.
 	KeyServiceGetKeyProcedure = "/kms.v1.KeyService/GetKey"
 	// KeyServiceListKeysProcedure is the fully-qualified name of the KeyService's ListKeys RPC.
 	KeyServiceListKeysProcedure = "/kms.v1.KeyService/ListKeys"
+	// KeyServiceCountKeysProcedure is the fully-qualified name of the KeyService's CountKeys RPC.
+	KeyServiceCountKeysProcedure = "/kms.v1.KeyService/CountKeys"
+	// KeyServiceAddKeyAliasProcedure is the fully-qualified name of the KeyService's AddKeyAlias RPC.
+	KeyServiceAddKeyAliasProcedure = "/kms.v1.KeyService/AddKeyAlias"
+	// KeyServiceRemoveKeyAliasProcedure is the fully-qualified name of the KeyService's RemoveKeyAlias
+	// RPC.
+	KeyServiceRemoveKeyAliasProcedure = "/kms.v1.KeyService/RemoveKeyAlias"
 	// KeyServiceUpdateKeyProcedure is the fully-qualified name of the KeyService's UpdateKey RPC.
 	KeyServiceUpdateKeyProcedure = "/kms.v1.KeyService/UpdateKey"
 	// KeyServiceRotateKeyProcedure is the fully-qualified name of the KeyService's RotateKey RPC.
@@ -71,12 +91,31 @@ const (
 
 // KeyServiceClient is a client for the kms.v1.KeyService service.
 type KeyServiceClient interface {
-	// Makes a key and, unless told not to, its first version. An id that was ever used is ALREADY_EXISTS.
+	// Makes a key ring. The ring `default` of every location exists already; an id that is in use is ALREADY_EXISTS.
+	CreateKeyRing(context.Context, *v1.CreateKeyRingRequest) (*v1.KeyRing, error)
+	// Answers the ring, also when it is archived.
+	GetKeyRing(context.Context, *v1.GetKeyRingRequest) (*v1.KeyRing, error)
+	// Lists the rings of a location, archived ones and `default` included.
+	ListKeyRings(context.Context, *v1.ListKeyRingsRequest) (*v1.ListKeyRingsResponse, error)
+	// The ring takes no new keys until it is unarchived; those in it work as before. A key that is being created at the
+	// same moment may still come into it.
+	ArchiveKeyRing(context.Context, *v1.ArchiveKeyRingRequest) (*v1.KeyRing, error)
+	// Makes an archived ring take new keys again.
+	UnarchiveKeyRing(context.Context, *v1.UnarchiveKeyRingRequest) (*v1.KeyRing, error)
+	// Makes a key and, unless told not to, its first version. The ring must exist and not be archived. An id that was ever
+	// used is ALREADY_EXISTS.
 	CreateKey(context.Context, *v1.CreateKeyRequest) (*v1.Key, error)
 	// Answers the key, also when it is destroyed.
 	GetKey(context.Context, *v1.GetKeyRequest) (*v1.Key, error)
 	// Destroyed keys are listed only when asked for, by `show_destroyed` or a filter on `state`.
 	ListKeys(context.Context, *v1.ListKeysRequest) (*v1.ListKeysResponse, error)
+	// Counts the keys that ListKeys would list.
+	CountKeys(context.Context, *v1.CountKeysRequest) (*v1.CountKeysResponse, error)
+	// Gives the key another name. An alias is unique in its project and location: one that stands for another key is
+	// ALREADY_EXISTS, unless `move` is set or that key is destroyed. Nodes may follow a moved alias up to two seconds late.
+	AddKeyAlias(context.Context, *v1.AddKeyAliasRequest) (*v1.Key, error)
+	// Frees an alias of the key.
+	RemoveKeyAlias(context.Context, *v1.RemoveKeyAliasRequest) (*v1.Key, error)
 	// Changes what describes a key: display_name, memo, labels.
 	UpdateKey(context.Context, *v1.UpdateKeyRequest) (*v1.Key, error)
 	// Makes a new version and makes it primary. The key must be enabled. Older versions go on decrypting.
@@ -112,6 +151,36 @@ func NewKeyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 	baseURL = strings.TrimRight(baseURL, "/")
 	keyServiceMethods := v1.File_kms_v1_key_service_proto.Services().ByName("KeyService").Methods()
 	return &keyServiceClient{
+		createKeyRing: connect.NewClient[v1.CreateKeyRingRequest, v1.KeyRing](
+			httpClient,
+			baseURL+KeyServiceCreateKeyRingProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("CreateKeyRing")),
+			connect.WithClientOptions(opts...),
+		),
+		getKeyRing: connect.NewClient[v1.GetKeyRingRequest, v1.KeyRing](
+			httpClient,
+			baseURL+KeyServiceGetKeyRingProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("GetKeyRing")),
+			connect.WithClientOptions(opts...),
+		),
+		listKeyRings: connect.NewClient[v1.ListKeyRingsRequest, v1.ListKeyRingsResponse](
+			httpClient,
+			baseURL+KeyServiceListKeyRingsProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("ListKeyRings")),
+			connect.WithClientOptions(opts...),
+		),
+		archiveKeyRing: connect.NewClient[v1.ArchiveKeyRingRequest, v1.KeyRing](
+			httpClient,
+			baseURL+KeyServiceArchiveKeyRingProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("ArchiveKeyRing")),
+			connect.WithClientOptions(opts...),
+		),
+		unarchiveKeyRing: connect.NewClient[v1.UnarchiveKeyRingRequest, v1.KeyRing](
+			httpClient,
+			baseURL+KeyServiceUnarchiveKeyRingProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("UnarchiveKeyRing")),
+			connect.WithClientOptions(opts...),
+		),
 		createKey: connect.NewClient[v1.CreateKeyRequest, v1.Key](
 			httpClient,
 			baseURL+KeyServiceCreateKeyProcedure,
@@ -128,6 +197,24 @@ func NewKeyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			httpClient,
 			baseURL+KeyServiceListKeysProcedure,
 			connect.WithSchema(keyServiceMethods.ByName("ListKeys")),
+			connect.WithClientOptions(opts...),
+		),
+		countKeys: connect.NewClient[v1.CountKeysRequest, v1.CountKeysResponse](
+			httpClient,
+			baseURL+KeyServiceCountKeysProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("CountKeys")),
+			connect.WithClientOptions(opts...),
+		),
+		addKeyAlias: connect.NewClient[v1.AddKeyAliasRequest, v1.Key](
+			httpClient,
+			baseURL+KeyServiceAddKeyAliasProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("AddKeyAlias")),
+			connect.WithClientOptions(opts...),
+		),
+		removeKeyAlias: connect.NewClient[v1.RemoveKeyAliasRequest, v1.Key](
+			httpClient,
+			baseURL+KeyServiceRemoveKeyAliasProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("RemoveKeyAlias")),
 			connect.WithClientOptions(opts...),
 		),
 		updateKey: connect.NewClient[v1.UpdateKeyRequest, v1.Key](
@@ -201,9 +288,17 @@ func NewKeyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 
 // keyServiceClient implements KeyServiceClient.
 type keyServiceClient struct {
+	createKeyRing       *connect.Client[v1.CreateKeyRingRequest, v1.KeyRing]
+	getKeyRing          *connect.Client[v1.GetKeyRingRequest, v1.KeyRing]
+	listKeyRings        *connect.Client[v1.ListKeyRingsRequest, v1.ListKeyRingsResponse]
+	archiveKeyRing      *connect.Client[v1.ArchiveKeyRingRequest, v1.KeyRing]
+	unarchiveKeyRing    *connect.Client[v1.UnarchiveKeyRingRequest, v1.KeyRing]
 	createKey           *connect.Client[v1.CreateKeyRequest, v1.Key]
 	getKey              *connect.Client[v1.GetKeyRequest, v1.Key]
 	listKeys            *connect.Client[v1.ListKeysRequest, v1.ListKeysResponse]
+	countKeys           *connect.Client[v1.CountKeysRequest, v1.CountKeysResponse]
+	addKeyAlias         *connect.Client[v1.AddKeyAliasRequest, v1.Key]
+	removeKeyAlias      *connect.Client[v1.RemoveKeyAliasRequest, v1.Key]
 	updateKey           *connect.Client[v1.UpdateKeyRequest, v1.Key]
 	rotateKey           *connect.Client[v1.RotateKeyRequest, v1.Key]
 	enableKey           *connect.Client[v1.EnableKeyRequest, v1.Key]
@@ -215,6 +310,51 @@ type keyServiceClient struct {
 	scheduleKeyDeletion *connect.Client[v1.ScheduleKeyDeletionRequest, v1.ScheduleKeyDeletionResponse]
 	cancelKeyDeletion   *connect.Client[v1.CancelKeyDeletionRequest, v1.Key]
 	deleteKey           *connect.Client[v1.DeleteKeyRequest, v1.Key]
+}
+
+// CreateKeyRing calls kms.v1.KeyService.CreateKeyRing.
+func (c *keyServiceClient) CreateKeyRing(ctx context.Context, req *v1.CreateKeyRingRequest) (*v1.KeyRing, error) {
+	response, err := c.createKeyRing.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetKeyRing calls kms.v1.KeyService.GetKeyRing.
+func (c *keyServiceClient) GetKeyRing(ctx context.Context, req *v1.GetKeyRingRequest) (*v1.KeyRing, error) {
+	response, err := c.getKeyRing.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListKeyRings calls kms.v1.KeyService.ListKeyRings.
+func (c *keyServiceClient) ListKeyRings(ctx context.Context, req *v1.ListKeyRingsRequest) (*v1.ListKeyRingsResponse, error) {
+	response, err := c.listKeyRings.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ArchiveKeyRing calls kms.v1.KeyService.ArchiveKeyRing.
+func (c *keyServiceClient) ArchiveKeyRing(ctx context.Context, req *v1.ArchiveKeyRingRequest) (*v1.KeyRing, error) {
+	response, err := c.archiveKeyRing.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// UnarchiveKeyRing calls kms.v1.KeyService.UnarchiveKeyRing.
+func (c *keyServiceClient) UnarchiveKeyRing(ctx context.Context, req *v1.UnarchiveKeyRingRequest) (*v1.KeyRing, error) {
+	response, err := c.unarchiveKeyRing.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // CreateKey calls kms.v1.KeyService.CreateKey.
@@ -238,6 +378,33 @@ func (c *keyServiceClient) GetKey(ctx context.Context, req *v1.GetKeyRequest) (*
 // ListKeys calls kms.v1.KeyService.ListKeys.
 func (c *keyServiceClient) ListKeys(ctx context.Context, req *v1.ListKeysRequest) (*v1.ListKeysResponse, error) {
 	response, err := c.listKeys.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// CountKeys calls kms.v1.KeyService.CountKeys.
+func (c *keyServiceClient) CountKeys(ctx context.Context, req *v1.CountKeysRequest) (*v1.CountKeysResponse, error) {
+	response, err := c.countKeys.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AddKeyAlias calls kms.v1.KeyService.AddKeyAlias.
+func (c *keyServiceClient) AddKeyAlias(ctx context.Context, req *v1.AddKeyAliasRequest) (*v1.Key, error) {
+	response, err := c.addKeyAlias.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RemoveKeyAlias calls kms.v1.KeyService.RemoveKeyAlias.
+func (c *keyServiceClient) RemoveKeyAlias(ctx context.Context, req *v1.RemoveKeyAliasRequest) (*v1.Key, error) {
+	response, err := c.removeKeyAlias.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -345,12 +512,31 @@ func (c *keyServiceClient) DeleteKey(ctx context.Context, req *v1.DeleteKeyReque
 
 // KeyServiceHandler is an implementation of the kms.v1.KeyService service.
 type KeyServiceHandler interface {
-	// Makes a key and, unless told not to, its first version. An id that was ever used is ALREADY_EXISTS.
+	// Makes a key ring. The ring `default` of every location exists already; an id that is in use is ALREADY_EXISTS.
+	CreateKeyRing(context.Context, *v1.CreateKeyRingRequest) (*v1.KeyRing, error)
+	// Answers the ring, also when it is archived.
+	GetKeyRing(context.Context, *v1.GetKeyRingRequest) (*v1.KeyRing, error)
+	// Lists the rings of a location, archived ones and `default` included.
+	ListKeyRings(context.Context, *v1.ListKeyRingsRequest) (*v1.ListKeyRingsResponse, error)
+	// The ring takes no new keys until it is unarchived; those in it work as before. A key that is being created at the
+	// same moment may still come into it.
+	ArchiveKeyRing(context.Context, *v1.ArchiveKeyRingRequest) (*v1.KeyRing, error)
+	// Makes an archived ring take new keys again.
+	UnarchiveKeyRing(context.Context, *v1.UnarchiveKeyRingRequest) (*v1.KeyRing, error)
+	// Makes a key and, unless told not to, its first version. The ring must exist and not be archived. An id that was ever
+	// used is ALREADY_EXISTS.
 	CreateKey(context.Context, *v1.CreateKeyRequest) (*v1.Key, error)
 	// Answers the key, also when it is destroyed.
 	GetKey(context.Context, *v1.GetKeyRequest) (*v1.Key, error)
 	// Destroyed keys are listed only when asked for, by `show_destroyed` or a filter on `state`.
 	ListKeys(context.Context, *v1.ListKeysRequest) (*v1.ListKeysResponse, error)
+	// Counts the keys that ListKeys would list.
+	CountKeys(context.Context, *v1.CountKeysRequest) (*v1.CountKeysResponse, error)
+	// Gives the key another name. An alias is unique in its project and location: one that stands for another key is
+	// ALREADY_EXISTS, unless `move` is set or that key is destroyed. Nodes may follow a moved alias up to two seconds late.
+	AddKeyAlias(context.Context, *v1.AddKeyAliasRequest) (*v1.Key, error)
+	// Frees an alias of the key.
+	RemoveKeyAlias(context.Context, *v1.RemoveKeyAliasRequest) (*v1.Key, error)
 	// Changes what describes a key: display_name, memo, labels.
 	UpdateKey(context.Context, *v1.UpdateKeyRequest) (*v1.Key, error)
 	// Makes a new version and makes it primary. The key must be enabled. Older versions go on decrypting.
@@ -382,6 +568,36 @@ type KeyServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	keyServiceMethods := v1.File_kms_v1_key_service_proto.Services().ByName("KeyService").Methods()
+	keyServiceCreateKeyRingHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceCreateKeyRingProcedure,
+		svc.CreateKeyRing,
+		connect.WithSchema(keyServiceMethods.ByName("CreateKeyRing")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceGetKeyRingHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceGetKeyRingProcedure,
+		svc.GetKeyRing,
+		connect.WithSchema(keyServiceMethods.ByName("GetKeyRing")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceListKeyRingsHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceListKeyRingsProcedure,
+		svc.ListKeyRings,
+		connect.WithSchema(keyServiceMethods.ByName("ListKeyRings")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceArchiveKeyRingHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceArchiveKeyRingProcedure,
+		svc.ArchiveKeyRing,
+		connect.WithSchema(keyServiceMethods.ByName("ArchiveKeyRing")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceUnarchiveKeyRingHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceUnarchiveKeyRingProcedure,
+		svc.UnarchiveKeyRing,
+		connect.WithSchema(keyServiceMethods.ByName("UnarchiveKeyRing")),
+		connect.WithHandlerOptions(opts...),
+	)
 	keyServiceCreateKeyHandler := connect.NewUnaryHandlerSimple(
 		KeyServiceCreateKeyProcedure,
 		svc.CreateKey,
@@ -398,6 +614,24 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 		KeyServiceListKeysProcedure,
 		svc.ListKeys,
 		connect.WithSchema(keyServiceMethods.ByName("ListKeys")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceCountKeysHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceCountKeysProcedure,
+		svc.CountKeys,
+		connect.WithSchema(keyServiceMethods.ByName("CountKeys")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceAddKeyAliasHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceAddKeyAliasProcedure,
+		svc.AddKeyAlias,
+		connect.WithSchema(keyServiceMethods.ByName("AddKeyAlias")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceRemoveKeyAliasHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceRemoveKeyAliasProcedure,
+		svc.RemoveKeyAlias,
+		connect.WithSchema(keyServiceMethods.ByName("RemoveKeyAlias")),
 		connect.WithHandlerOptions(opts...),
 	)
 	keyServiceUpdateKeyHandler := connect.NewUnaryHandlerSimple(
@@ -468,12 +702,28 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 	)
 	return "/kms.v1.KeyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
+		case KeyServiceCreateKeyRingProcedure:
+			keyServiceCreateKeyRingHandler.ServeHTTP(w, r)
+		case KeyServiceGetKeyRingProcedure:
+			keyServiceGetKeyRingHandler.ServeHTTP(w, r)
+		case KeyServiceListKeyRingsProcedure:
+			keyServiceListKeyRingsHandler.ServeHTTP(w, r)
+		case KeyServiceArchiveKeyRingProcedure:
+			keyServiceArchiveKeyRingHandler.ServeHTTP(w, r)
+		case KeyServiceUnarchiveKeyRingProcedure:
+			keyServiceUnarchiveKeyRingHandler.ServeHTTP(w, r)
 		case KeyServiceCreateKeyProcedure:
 			keyServiceCreateKeyHandler.ServeHTTP(w, r)
 		case KeyServiceGetKeyProcedure:
 			keyServiceGetKeyHandler.ServeHTTP(w, r)
 		case KeyServiceListKeysProcedure:
 			keyServiceListKeysHandler.ServeHTTP(w, r)
+		case KeyServiceCountKeysProcedure:
+			keyServiceCountKeysHandler.ServeHTTP(w, r)
+		case KeyServiceAddKeyAliasProcedure:
+			keyServiceAddKeyAliasHandler.ServeHTTP(w, r)
+		case KeyServiceRemoveKeyAliasProcedure:
+			keyServiceRemoveKeyAliasHandler.ServeHTTP(w, r)
 		case KeyServiceUpdateKeyProcedure:
 			keyServiceUpdateKeyHandler.ServeHTTP(w, r)
 		case KeyServiceRotateKeyProcedure:
@@ -505,6 +755,26 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 // UnimplementedKeyServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedKeyServiceHandler struct{}
 
+func (UnimplementedKeyServiceHandler) CreateKeyRing(context.Context, *v1.CreateKeyRingRequest) (*v1.KeyRing, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.CreateKeyRing is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) GetKeyRing(context.Context, *v1.GetKeyRingRequest) (*v1.KeyRing, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.GetKeyRing is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) ListKeyRings(context.Context, *v1.ListKeyRingsRequest) (*v1.ListKeyRingsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ListKeyRings is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) ArchiveKeyRing(context.Context, *v1.ArchiveKeyRingRequest) (*v1.KeyRing, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ArchiveKeyRing is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) UnarchiveKeyRing(context.Context, *v1.UnarchiveKeyRingRequest) (*v1.KeyRing, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.UnarchiveKeyRing is not implemented"))
+}
+
 func (UnimplementedKeyServiceHandler) CreateKey(context.Context, *v1.CreateKeyRequest) (*v1.Key, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.CreateKey is not implemented"))
 }
@@ -515,6 +785,18 @@ func (UnimplementedKeyServiceHandler) GetKey(context.Context, *v1.GetKeyRequest)
 
 func (UnimplementedKeyServiceHandler) ListKeys(context.Context, *v1.ListKeysRequest) (*v1.ListKeysResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ListKeys is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) CountKeys(context.Context, *v1.CountKeysRequest) (*v1.CountKeysResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.CountKeys is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) AddKeyAlias(context.Context, *v1.AddKeyAliasRequest) (*v1.Key, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.AddKeyAlias is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) RemoveKeyAlias(context.Context, *v1.RemoveKeyAliasRequest) (*v1.Key, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.RemoveKeyAlias is not implemented"))
 }
 
 func (UnimplementedKeyServiceHandler) UpdateKey(context.Context, *v1.UpdateKeyRequest) (*v1.Key, error) {
