@@ -22,13 +22,15 @@ func TestOutcomeOf(t *testing.T) {
 	denied := []Reason{
 		ReasonPermissionDenied, ReasonKeyDisabled, ReasonKeyPendingImport, ReasonKeyPendingDeletion, ReasonKeyExpired, ReasonKeyArchived, ReasonKeyDestroyed,
 		ReasonNotPendingDeletion, ReasonNoPrimaryVersion, ReasonVersionDisabled, ReasonVersionPending, ReasonVersionScheduled, ReasonVersionDestroyed,
-		ReasonVersionIsPrimary, ReasonWrongPurpose,
+		ReasonVersionIsPrimary, ReasonWrongPurpose, ReasonNotArchived, ReasonKeyInUse, ReasonKeyImportOnly, ReasonAutoRotationOff, ReasonTooManyBindings,
+		ReasonNotScheduled, ReasonVersionUsedUp, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending,
 	}
 	failed := []Reason{
 		ReasonBadName, ReasonBadField, ReasonBadCiphertext, ReasonWrongLocation, ReasonRequestIDReused, ReasonBadPageToken, ReasonUnsupported,
 		ReasonFutureRevision, ReasonTooLarge, ReasonTwoCredentials, ReasonBadCredential, ReasonMissingCredential, ReasonKeyNotFound, ReasonVersionNotFound,
 		ReasonKeyExists, ReasonEtagMismatch, ReasonContention, ReasonNotRecorded, ReasonOutcomeUnknown, ReasonStoreFull, ReasonTokenUnavailable,
 		ReasonStaleProjection, ReasonClockBehind, ReasonActivityAway, ReasonStoreAway, ReasonInternal, ReasonOverloaded, ReasonMaterialMissing,
+		ReasonMaterialDiffers, ReasonMaterialKnown,
 	}
 	want := make(map[Reason]Outcome)
 	for _, r := range denied {
