@@ -131,7 +131,8 @@ func TestEvolve(t *testing.T) {
 			k.Unerased = 1
 		}},
 		"KeyVersionImported": {
-			keyIn(KeyStateEnabled, erasedEarlier(1)...), KeyVersionImported{Version: 1, MaterialID: material3, Origin: ImportedClear, ImportJob: "job", BlobDigest: []byte("d")},
+			keyIn(KeyStateEnabled, erasedEarlier(1)...),
+			KeyVersionImported{Version: 1, MaterialID: material3, Origin: ImportedClear, ImportJob: "job", BlobDigest: []byte("d")},
 			version(func(kv *KeyVersion) {
 				kv.State, kv.StateTime, kv.MaterialID, kv.Origin, kv.ImportJob, kv.Erasure = VersionStateEnabled, day1, material3, ImportedClear, "job", NotErased
 			}, 1),

@@ -3,7 +3,6 @@ package domain_test
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"testing"
@@ -179,6 +178,12 @@ func TestVariantsCoverEveryCommand(t *testing.T) {
 	}
 }
 
+// in is the answer in one state, where it differs from the rest of the row.
+type in struct {
+	state  KeyState
+	answer answer
+}
+
 // keyAnswers has one row for every command and in it one answer for every key state, both versions being enabled.
 var keyAnswers = func() map[string]map[KeyState]answer {
 	const (
@@ -195,40 +200,36 @@ var keyAnswers = func() map[string]map[KeyState]answer {
 	notPending := refuses(ReasonNotPendingDeletion)
 	notArchived := refuses(ReasonNotArchived)
 	inUse := refuses(ReasonKeyInUse)
-	// row refuses with the state's own reason but where it says otherwise.
-	row := func(answers map[KeyState]answer) map[KeyState]answer {
-		all := map[KeyState]answer{
+	with := func(row map[KeyState]answer, differing ...in) map[KeyState]answer {
+		for _, d := range differing {
+			row[d.state] = d.answer
+		}
+		return row
+	}
+	// row refuses with the state's own reason but where it says otherwise; of ENABLED it always must say.
+	row := func(differing ...in) map[KeyState]answer {
+		return with(map[KeyState]answer{ //nolint:exhaustive // see above
 			absent: refuses(ReasonKeyNotFound), disabled: refuses(ReasonKeyDisabled), imports: refuses(ReasonKeyPendingImport),
 			pending: refuses(ReasonKeyPendingDeletion), expired: refuses(ReasonKeyExpired), archived: refuses(ReasonKeyArchived), gone: refuses(ReasonKeyDestroyed),
-		}
-		maps.Copy(all, answers)
-		return all
+		}, differing...)
 	}
-	onlyEnabled := func(a answer) map[KeyState]answer { return row(map[KeyState]answer{enabled: a}) }
+	onlyEnabled := func(a answer) map[KeyState]answer { return row(in{enabled, a}) }
 	// schedules is for what changes automatic rotation.
-	schedules := func(a answer) map[KeyState]answer { return row(map[KeyState]answer{enabled: a, disabled: a}) }
+	schedules := func(a answer) map[KeyState]answer { return row(in{enabled, a}, in{disabled, a}) }
 	// living is a row with the same answer for every key that is there.
 	living := func(a answer) map[KeyState]answer {
-		return row(map[KeyState]answer{enabled: a, disabled: a, imports: a, pending: a, expired: a, archived: a})
+		return row(in{enabled, a}, in{disabled, a}, in{imports, a}, in{pending, a}, in{expired, a}, in{archived, a})
 	}
 	// keeping is for what is possible with every key that shall be kept.
 	keeping := func(a answer) map[KeyState]answer {
-		return row(map[KeyState]answer{enabled: a, disabled: a, imports: a, expired: a, archived: a})
+		return row(in{enabled, a}, in{disabled, a}, in{imports, a}, in{expired, a}, in{archived, a})
 	}
 	// destroys is for what is possible with the versions of keys that have material to lose.
 	destroys := func(a answer) map[KeyState]answer {
-		return row(map[KeyState]answer{enabled: a, disabled: a, expired: a, archived: a})
+		return row(in{enabled, a}, in{disabled, a}, in{expired, a}, in{archived, a})
 	}
 	// idle is a row for due work that there is only in some states.
-	idle := func(answers map[KeyState]answer) map[KeyState]answer {
-		all := living(alreadySo)
-		maps.Copy(all, answers)
-		return all
-	}
-	with := func(row map[KeyState]answer, s KeyState, a answer) map[KeyState]answer {
-		row[s] = a
-		return row
-	}
+	idle := func(differing ...in) map[KeyState]answer { return with(living(alreadySo), differing...) }
 	creates := func(a answer) map[KeyState]answer {
 		return map[KeyState]answer{absent: a, enabled: exists, disabled: exists, imports: exists, pending: exists, expired: exists, archived: exists, gone: exists}
 	}
@@ -240,17 +241,17 @@ var keyAnswers = func() map[string]map[KeyState]answer {
 		"CreateKey":                     creates(makes(created, added1, primary1)),
 		"CreateKey, import_only":        creates(makes(createdImportOnly)),
 		"UpdateKey":                     living(makes(updated)),
-		"UpdateKey, expire_time":        with(living(makes(KeyExpiryChanged{ExpireTime: day9})), expired, makes(KeyExpiryChanged{ExpireTime: day9}, KeyEnabled{})),
+		"UpdateKey, expire_time":        with(living(makes(KeyExpiryChanged{ExpireTime: day9})), in{expired, makes(KeyExpiryChanged{ExpireTime: day9}, KeyEnabled{})}),
 		"UpdateKey, next_rotation_time": living(makes(RotationScheduled{NextRotationTime: day9})),
 		"UpdateKey, max_uses_per_version and managed_by": living(makes(MaxUsesChanged{MaxUsesPerVersion: 7}, KeyManagerChanged{ManagedBy: "disks"})),
-		"EnableKey":                          with(onlyEnabled(alreadySo), disabled, makes(KeyEnabled{})),
-		"EnableKey, after its expire_time":   row(map[KeyState]answer{enabled: refuses(ReasonKeyExpired), disabled: makes(KeyEnabled{}, KeyExpired{})}),
-		"DisableKey":                         row(map[KeyState]answer{enabled: makes(KeyDisabled{}), disabled: alreadySo, expired: makes(KeyDisabled{})}),
-		"DisableKey, in use":                 row(map[KeyState]answer{enabled: inUse, disabled: alreadySo, expired: inUse}),
-		"ArchiveKey":                         row(map[KeyState]answer{enabled: makes(KeyArchived{}), disabled: makes(KeyArchived{}), archived: alreadySo}),
-		"ArchiveKey, in use":                 row(map[KeyState]answer{enabled: inUse, disabled: inUse, archived: alreadySo}),
-		"UnarchiveKey":                       with(living(notArchived), archived, makes(KeyUnarchived{})),
-		"UnarchiveKey, enable":               with(living(notArchived), archived, makes(KeyUnarchived{}, KeyEnabled{})),
+		"EnableKey":                          with(onlyEnabled(alreadySo), in{disabled, makes(KeyEnabled{})}),
+		"EnableKey, after its expire_time":   row(in{enabled, refuses(ReasonKeyExpired)}, in{disabled, makes(KeyEnabled{}, KeyExpired{})}),
+		"DisableKey":                         row(in{enabled, makes(KeyDisabled{})}, in{disabled, alreadySo}, in{expired, makes(KeyDisabled{})}),
+		"DisableKey, in use":                 row(in{enabled, inUse}, in{disabled, alreadySo}, in{expired, inUse}),
+		"ArchiveKey":                         row(in{enabled, makes(KeyArchived{})}, in{disabled, makes(KeyArchived{})}, in{archived, alreadySo}),
+		"ArchiveKey, in use":                 row(in{enabled, inUse}, in{disabled, inUse}, in{archived, alreadySo}),
+		"UnarchiveKey":                       with(living(notArchived), in{archived, makes(KeyUnarchived{})}),
+		"UnarchiveKey, enable":               with(living(notArchived), in{archived, makes(KeyUnarchived{}, KeyEnabled{})}),
 		"RotateKey":                          onlyEnabled(makes(added3, primary3)),
 		"CreateKeyVersion":                   onlyEnabled(makes(added3)),
 		"CreateKeyVersion, make_primary":     onlyEnabled(makes(added3, primary3)),
@@ -270,38 +271,38 @@ var keyAnswers = func() map[string]map[KeyState]answer {
 		"ScheduleKeyVersionDestruction of the primary, allow_primary": destroys(makes(KeyVersionDestructionScheduled{Version: 2, DeleteTime: day1.Add(DefaultDeletionWait)})),
 		"RestoreKeyVersion":                                           keeping(makes(KeyVersionRestored{Version: 1})),
 		"RestoreKeyVersion, after its time":                           keeping(refuses(ReasonVersionScheduled)),
-		"ImportKeyVersion":                                            row(map[KeyState]answer{enabled: makes(imported3), imports: makes(imported3, primary3, KeyEnabled{})}),
-		"ImportKeyVersion, of an old version":                         row(map[KeyState]answer{enabled: makes(rebuilt(1)), imports: makes(rebuilt(1))}),
+		"ImportKeyVersion":                                            row(in{enabled, makes(imported3)}, in{imports, makes(imported3, primary3, KeyEnabled{})}),
+		"ImportKeyVersion, of an old version":                         row(in{enabled, makes(rebuilt(1))}, in{imports, makes(rebuilt(1))}),
 		// The fixture of PENDING_IMPORT deletes the primary's material once more, and has not erased that yet.
-		"ImportKeyVersion, of the primary":                    row(map[KeyState]answer{enabled: makes(rebuilt(2)), imports: refuses(ReasonErasurePending)}),
-		"ImportKeyVersion, before the old material is erased": row(map[KeyState]answer{enabled: refuses(ReasonErasurePending), imports: refuses(ReasonErasurePending)}),
-		"DeleteKeyMaterial":                                   row(map[KeyState]answer{enabled: makes(KeyMaterialDeleted{Version: 1}), imports: makes(KeyMaterialDeleted{Version: 1})}),
-		"DeleteKeyMaterial of the primary":                    row(map[KeyState]answer{enabled: makes(KeyMaterialDeleted{Version: 2}, KeyImportAwaited{}), imports: alreadySo}),
-		"DeleteKeyMaterial of the primary, in use":            row(map[KeyState]answer{enabled: inUse, imports: alreadySo}),
-		"DeleteKeyMaterial, not imported":                     row(map[KeyState]answer{enabled: refuses(ReasonNotImported), imports: refuses(ReasonNotImported)}),
+		"ImportKeyVersion, of the primary":                    row(in{enabled, makes(rebuilt(2))}, in{imports, refuses(ReasonErasurePending)}),
+		"ImportKeyVersion, before the old material is erased": row(in{enabled, refuses(ReasonErasurePending)}, in{imports, refuses(ReasonErasurePending)}),
+		"DeleteKeyMaterial":                                   row(in{enabled, makes(KeyMaterialDeleted{Version: 1})}, in{imports, makes(KeyMaterialDeleted{Version: 1})}),
+		"DeleteKeyMaterial of the primary":                    row(in{enabled, makes(KeyMaterialDeleted{Version: 2}, KeyImportAwaited{})}, in{imports, alreadySo}),
+		"DeleteKeyMaterial of the primary, in use":            row(in{enabled, inUse}, in{imports, alreadySo}),
+		"DeleteKeyMaterial, not imported":                     row(in{enabled, refuses(ReasonNotImported)}, in{imports, refuses(ReasonNotImported)}),
 		"LeaseUses":                                           onlyEnabled(makes(UsesLeased{Version: 1, Uses: 5})),
 		"LeaseUses, used up":                                  onlyEnabled(refuses(ReasonVersionUsedUp)),
 		"AddUsageBinding":                                     keeping(makes(UsageBound{Resource: "disk-2", Creator: "admin"})),
 		"RemoveUsageBinding":                                  living(makes(UsageUnbound{Resource: "disk-1"})),
-		"ScheduleKeyDeletion":                                 with(living(makes(KeyDeletionScheduled{DeleteTime: day1.Add(DefaultDeletionWait)})), pending, refuses(ReasonKeyPendingDeletion)),
-		"ScheduleKeyDeletion, in use":                         with(living(inUse), pending, refuses(ReasonKeyPendingDeletion)),
-		"CancelKeyDeletion":                                   with(living(notPending), pending, makes(KeyDeletionCanceled{})),
-		"CancelKeyDeletion, enable":                           with(living(notPending), pending, makes(KeyDeletionCanceled{}, KeyEnabled{})),
-		"CancelKeyDeletion, after its time":                   with(living(notPending), pending, refuses(ReasonKeyPendingDeletion)),
-		"DeleteKey":                                           with(living(notPending), pending, makes(KeyDestroyed{})),
+		"ScheduleKeyDeletion":                                 with(living(makes(KeyDeletionScheduled{DeleteTime: day1.Add(DefaultDeletionWait)})), in{pending, refuses(ReasonKeyPendingDeletion)}),
+		"ScheduleKeyDeletion, in use":                         with(living(inUse), in{pending, refuses(ReasonKeyPendingDeletion)}),
+		"CancelKeyDeletion":                                   with(living(notPending), in{pending, makes(KeyDeletionCanceled{})}),
+		"CancelKeyDeletion, enable":                           with(living(notPending), in{pending, makes(KeyDeletionCanceled{}, KeyEnabled{})}),
+		"CancelKeyDeletion, after its time":                   with(living(notPending), in{pending, refuses(ReasonKeyPendingDeletion)}),
+		"DeleteKey":                                           with(living(notPending), in{pending, makes(KeyDestroyed{})}),
 		"DeleteKey, skip_wait":                                living(makes(KeyDestroyed{})),
-		"DeleteKey, skip_wait and in use":                     with(living(inUse), pending, makes(KeyDestroyed{})),
-		"DeleteDueKey, too early":                             idle(nil),
-		"DeleteDueKey, when due":                              idle(map[KeyState]answer{pending: makes(KeyDestroyed{})}),
-		"DestroyDueVersions, too early":                       idle(nil),
+		"DeleteKey, skip_wait and in use":                     with(living(inUse), in{pending, makes(KeyDestroyed{})}),
+		"DeleteDueKey, too early":                             idle(),
+		"DeleteDueKey, when due":                              idle(in{pending, makes(KeyDestroyed{})}),
+		"DestroyDueVersions, too early":                       idle(),
 		"DestroyDueVersions, when due":                        living(makes(KeyVersionDestroyed{Version: 1})),
-		"ExpireKey, too early":                                idle(nil),
-		"ExpireKey, when due":                                 idle(map[KeyState]answer{enabled: makes(KeyExpired{})}),
-		"RotateDueKey, too early":                             idle(nil),
-		"RotateDueKey, when due":                              idle(map[KeyState]answer{enabled: rotates, disabled: rotates}),
-		"RotateDueKey, when the budget is leased":             idle(map[KeyState]answer{enabled: makes(added3, primary3), disabled: makes(added3, primary3)}),
-		"RecordErasure":                                       with(living(notDestroyed), gone, makes(MaterialErased{Version: 1, MaterialID: material1})),
-		"RecordErasure that failed":                           with(living(notDestroyed), gone, makes(MaterialErasureFailed{Version: 1, MaterialID: material1, Cause: "store away"})),
+		"ExpireKey, too early":                                idle(),
+		"ExpireKey, when due":                                 idle(in{enabled, makes(KeyExpired{})}),
+		"RotateDueKey, too early":                             idle(),
+		"RotateDueKey, when due":                              idle(in{enabled, rotates}, in{disabled, rotates}),
+		"RotateDueKey, when the budget is leased":             idle(in{enabled, makes(added3, primary3)}, in{disabled, makes(added3, primary3)}),
+		"RecordErasure":                                       with(living(notDestroyed), in{gone, makes(MaterialErased{Version: 1, MaterialID: material1})}),
+		"RecordErasure that failed":                           with(living(notDestroyed), in{gone, makes(MaterialErasureFailed{Version: 1, MaterialID: material1, Cause: "store away"})}),
 	}
 }()
 
@@ -373,7 +374,7 @@ var versionAnswers = func() map[string]map[VersionState]answer {
 
 // namedVersion is the version that a command names or picks by its state, and whether there is one.
 func namedVersion(cmd Command) (Version, bool) {
-	switch c := cmd.(type) {
+	switch c := cmd.(type) { //nolint:gochecksumtype // of the others the field tells
 	case RecordErasure:
 		return slices.Concat(c.Erased, c.Failed)[0].Version, true
 	case DestroyDueVersions:
@@ -410,9 +411,15 @@ func TestDecideInEveryVersionState(t *testing.T) {
 func TestDecideOnNoSuchVersion(t *testing.T) {
 	for _, v := range []Version{-1, 0, 3, 1 << 30} {
 		commands := []Command{
-			EnableKeyVersion{Version: v}, DisableKeyVersion{Version: v}, SetPrimaryVersion{Version: v}, ScheduleKeyVersionDestruction{Version: v},
-			RestoreKeyVersion{Version: v}, DeleteKeyMaterial{Version: v}, LeaseUses{Version: v, N: 1},
-			RecordErasure{Erased: []Material{{Version: v}}}, RecordErasure{Failed: []Material{{Version: v}}},
+			EnableKeyVersion{Version: v},
+			DisableKeyVersion{Version: v},
+			SetPrimaryVersion{Version: v},
+			ScheduleKeyVersionDestruction{Version: v},
+			RestoreKeyVersion{Version: v},
+			DeleteKeyMaterial{Version: v},
+			LeaseUses{Version: v, N: 1},
+			RecordErasure{Erased: []Material{{Version: v}}},
+			RecordErasure{Failed: []Material{{Version: v}}},
 		}
 		if v != 0 { // which is a new version
 			commands = append(commands, ImportKeyVersion{Version: v, Origin: Imported})

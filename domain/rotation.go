@@ -63,7 +63,7 @@ func (k Key) nextRotation() time.Time {
 	if !k.AutoRotation || k.State != KeyStateEnabled && k.State != KeyStateDisabled || k.awaitsImport() {
 		return time.Time{}
 	}
-	if k.BudgetDue(k.Primary) && k.UpdateTime.Before(k.NextRotationTime) {
+	if k.BudgetDue(k.Primary) {
 		return k.UpdateTime
 	}
 	return k.NextRotationTime
