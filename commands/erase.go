@@ -41,15 +41,16 @@ func (s *Service) erase(ctx context.Context, state eventstore.KeyState) error {
 		return s.recordErasure(ctx, state.Key.Name, outcome)
 	}
 	for kv := range state.Key.Versions.All() {
-		if kv.State != domain.VersionStateDestroyed || kv.Erasure == domain.Erased {
+		if !kv.MustErase() {
 			continue
 		}
+		material := domain.Material{Version: kv.Version, ID: kv.MaterialID}
 		if err := s.cfg.Material.EraseMaterial(ctx, state.Key.Binding(kv.Version)); err != nil {
 			s.cfg.Log.ErrorContext(ctx, "erasing the material of a destroyed version",
 				slog.String("key_uid", state.Key.UID.String()), slog.Int("version", int(kv.Version)), slog.Any("error", err))
-			done.Failed, done.Cause = append(done.Failed, kv.Version), "the material store did not erase it"
+			done.Failed, done.Cause = append(done.Failed, material), "the material store did not erase it"
 		} else {
-			done.Erased = append(done.Erased, kv.Version)
+			done.Erased = append(done.Erased, material)
 		}
 		if len(done.Erased)+len(done.Failed) == erasuresPerCommit {
 			if err := flush(); err != nil {

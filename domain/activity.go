@@ -62,7 +62,8 @@ func OutcomeOf(r Reason) Outcome {
 		return OutcomeOK
 	case ReasonPermissionDenied, ReasonKeyDisabled, ReasonKeyPendingImport, ReasonKeyPendingDeletion, ReasonKeyExpired, ReasonKeyArchived, ReasonKeyDestroyed,
 		ReasonVersionDisabled, ReasonVersionPending, ReasonVersionScheduled, ReasonVersionDestroyed, ReasonVersionIsPrimary, ReasonNoPrimaryVersion,
-		ReasonWrongPurpose, ReasonNotPendingDeletion, ReasonRingArchived:
+		ReasonWrongPurpose, ReasonNotPendingDeletion, ReasonNotArchived, ReasonKeyInUse, ReasonKeyImportOnly, ReasonAutoRotationOff, ReasonTooManyBindings,
+		ReasonNotScheduled, ReasonVersionUsedUp, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending, ReasonRingArchived:
 		return OutcomeDenied
 	}
 	return OutcomeFailed

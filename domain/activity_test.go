@@ -22,7 +22,8 @@ func TestOutcomeOf(t *testing.T) {
 	denied := []Reason{
 		ReasonPermissionDenied, ReasonKeyDisabled, ReasonKeyPendingImport, ReasonKeyPendingDeletion, ReasonKeyExpired, ReasonKeyArchived, ReasonKeyDestroyed,
 		ReasonNotPendingDeletion, ReasonNoPrimaryVersion, ReasonVersionDisabled, ReasonVersionPending, ReasonVersionScheduled, ReasonVersionDestroyed,
-		ReasonVersionIsPrimary, ReasonWrongPurpose, ReasonRingArchived,
+		ReasonVersionIsPrimary, ReasonWrongPurpose, ReasonNotArchived, ReasonKeyInUse, ReasonKeyImportOnly, ReasonAutoRotationOff, ReasonTooManyBindings,
+		ReasonNotScheduled, ReasonVersionUsedUp, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending, ReasonRingArchived,
 	}
 	failed := []Reason{
 		ReasonBadName, ReasonBadField, ReasonBadCiphertext, ReasonWrongLocation, ReasonRequestIDReused, ReasonBadPageToken, ReasonUnsupported,
@@ -30,6 +31,7 @@ func TestOutcomeOf(t *testing.T) {
 		ReasonKeyExists, ReasonEtagMismatch, ReasonContention, ReasonNotRecorded, ReasonOutcomeUnknown, ReasonStoreFull, ReasonTokenUnavailable,
 		ReasonStaleProjection, ReasonClockBehind, ReasonActivityAway, ReasonStoreAway, ReasonInternal, ReasonOverloaded, ReasonMaterialMissing,
 		ReasonRingNotFound, ReasonRingExists, ReasonAliasNotFound, ReasonAliasExists,
+		ReasonMaterialDiffers, ReasonMaterialKnown,
 	}
 	want := make(map[Reason]Outcome)
 	for _, r := range denied {

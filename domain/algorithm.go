@@ -21,8 +21,9 @@ const (
 	HSM      ProtectionLevel = "HSM"
 	Software ProtectionLevel = "SOFTWARE"
 
-	Generated Origin = "GENERATED"
-	Imported  Origin = "IMPORTED"
+	Generated     Origin = "GENERATED"
+	Imported      Origin = "IMPORTED"       // wrapped, and unwrapped inside the token
+	ImportedClear Origin = "IMPORTED_CLEAR" // handed over in the clear
 )
 
 // CheckAlgorithm refuses an algorithm that keys of this purpose can't have.
@@ -35,3 +36,12 @@ func CheckAlgorithm(p Purpose, a Algorithm) error {
 
 // DefaultAlgorithm is the algorithm of keys made without naming one.
 func DefaultAlgorithm(Purpose) Algorithm { return AES256GCM }
+
+// DefaultMaxUses is how many encryptions a version of a key with this algorithm may make unless its owner decides
+// otherwise; zero means any number. For AES-GCM with random IVs it is the 2³² of NIST SP 800-38D section 8.3.
+func DefaultMaxUses(a Algorithm) uint64 {
+	if a == AES256GCM {
+		return 1 << 32
+	}
+	return 0
+}

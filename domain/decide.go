@@ -24,11 +24,39 @@ type (
 		Labels      map[string]string
 		Creator     string
 		LedgerTag   [32]byte
+		ManagedBy   string
+		// ImportOnly: the key starts without a version and waits for material to be imported.
+		ImportOnly bool
+		// AutoRotation: the service rotates the key by itself, the first time after RotationPeriod.
+		AutoRotation bool
+		// RotationPeriod is whole days, 1 to 730; zero means DefaultRotationPeriod if automatic rotation is on.
+		RotationPeriod time.Duration
+		// MaxUsesPerVersion is zero for any number; nil means DefaultMaxUses.
+		MaxUsesPerVersion *uint64
+		ExpireTime        time.Time     // zero: never
+		DestroyWait       time.Duration // zero: DefaultDeletionWait
 		// MaterialID is where the first version's material will be. Zero: the key starts without a version.
 		MaterialID UID
 	}
-	// RotateKey adds a version and makes it primary.
+	// RotateKey adds a version and makes it primary. It does not move the schedule of automatic rotation.
 	RotateKey struct{ MaterialID UID }
+	// RotateDueKey rotates the key if its automatic rotation is due by the schedule or by the primary version's use budget,
+	// and does nothing otherwise. What fell due several times is done once. The service itself asks for it.
+	RotateDueKey struct{ MaterialID UID }
+	// CreateKeyVersion adds a version, and makes it primary if asked to.
+	CreateKeyVersion struct {
+		MaterialID  UID
+		MakePrimary bool
+	}
+	// SetPrimaryVersion makes an enabled version primary.
+	SetPrimaryVersion struct{ Version Version }
+	// UpdateRotationPeriod gives automatic rotation another period, which begins now.
+	UpdateRotationPeriod struct{ Period time.Duration }
+	// EnableAutoRotation starts automatic rotation, the first time after Period; zero means the key's last one, or
+	// DefaultRotationPeriod.
+	EnableAutoRotation struct{ Period time.Duration }
+	// DisableAutoRotation ends automatic rotation.
+	DisableAutoRotation struct{}
 	// EnableKey lets a disabled key be used again.
 	EnableKey struct{}
 	// DisableKey stops every use of the key until it is enabled.
@@ -40,43 +68,123 @@ type (
 		Version      Version
 		AllowPrimary bool
 	}
-	// ScheduleKeyDeletion stops every use of the key and destroys it after Wait; zero means DefaultDeletionWait.
+	// ScheduleKeyVersionDestruction stops every use of one version, the primary only with AllowPrimary, and destroys it
+	// after Wait; zero means the key's own wait.
+	ScheduleKeyVersionDestruction struct {
+		Version      Version
+		Wait         time.Duration
+		AllowPrimary bool
+	}
+	// RestoreKeyVersion keeps a version whose destruction is scheduled, and leaves it disabled.
+	RestoreKeyVersion struct{ Version Version }
+	// DestroyDueVersions destroys the versions whose scheduled destruction is due, at most MaxDestroyedVersions of them, and
+	// does nothing if there is none. The service itself asks for it.
+	DestroyDueVersions struct{}
+	// ArchiveKey lets the key only decrypt.
+	ArchiveKey struct{}
+	// UnarchiveKey ends that and leaves the key disabled, or enabled if Enable is set.
+	UnarchiveKey struct{ Enable bool }
+	// ExpireKey records that an enabled key's expire time has come, and does nothing otherwise. The service itself asks for it.
+	ExpireKey struct{}
+	// ScheduleKeyDeletion stops every use of the key and destroys it after Wait; zero means the key's own wait.
 	ScheduleKeyDeletion struct{ Wait time.Duration }
 	// CancelKeyDeletion keeps the key: disabled, or enabled if Enable is set.
 	CancelKeyDeletion struct{ Enable bool }
 	// DeleteKey destroys the key for ever: while its deletion is pending, or at once with SkipWait.
 	DeleteKey struct{ SkipWait bool }
-	// UpdateKey changes what describes the key; nil leaves a field as it is.
+	// DeleteDueKey destroys the key if its deletion is pending and due, and does nothing otherwise. The service itself asks
+	// for it.
+	DeleteDueKey struct{}
+	// UpdateKey changes what describes the key and what limits it; nil leaves a field as it is.
 	UpdateKey struct {
-		DisplayName *string
-		Memo        *string
-		Labels      *map[string]string
+		DisplayName       *string
+		Memo              *string
+		Labels            *map[string]string
+		ExpireTime        *time.Time // zero: never
+		NextRotationTime  *time.Time
+		MaxUsesPerVersion *uint64 // zero: any number
+		ManagedBy         *string
 	}
-	// RecordErasure notes what came of erasing the material of destroyed versions.
+	// LeaseUses lets a node make up to N encryptions with a version, or as many as are left. Keys without a limit need no
+	// leases and get none.
+	LeaseUses struct {
+		Version Version
+		N       uint64
+	}
+	// ImportKeyVersion gives the key material that is already stored under MaterialID, bound to what ImportBinding says.
+	ImportKeyVersion struct {
+		MaterialID  UID
+		Origin      Origin // Imported or ImportedClear
+		ImportJob   string
+		Version     Version // whose material was deleted and is imported again; zero: a new one
+		Fingerprint []byte
+		PublicKey   []byte
+		BlobDigest  []byte
+		MakePrimary bool // a key that waits for its first material makes it primary in any case
+	}
+	// DeleteKeyMaterial takes an imported version its material until it is imported again.
+	DeleteKeyMaterial struct{ Version Version }
+	// AddUsageBinding says that a resource depends on the key.
+	AddUsageBinding struct {
+		Resource string // 1 to MaxResourceName bytes
+		Creator  string
+	}
+	// RemoveUsageBinding says that it no longer does.
+	RemoveUsageBinding struct{ Resource string }
+	// RecordErasure notes what came of erasing material that is no longer to be used.
 	RecordErasure struct {
-		Erased []Version
-		Failed []Version
+		Erased []Material
+		Failed []Material
 		Cause  string // of the failures
 	}
 )
 
-func (CreateKey) isCommand()           {}
-func (RotateKey) isCommand()           {}
-func (EnableKey) isCommand()           {}
-func (DisableKey) isCommand()          {}
-func (EnableKeyVersion) isCommand()    {}
-func (DisableKeyVersion) isCommand()   {}
-func (ScheduleKeyDeletion) isCommand() {}
-func (CancelKeyDeletion) isCommand()   {}
-func (DeleteKey) isCommand()           {}
-func (UpdateKey) isCommand()           {}
-func (RecordErasure) isCommand()       {}
+// Material names what a version's wrapped key is, or was, stored under. A version whose material was imported again had
+// another before.
+type Material struct {
+	Version Version
+	ID      UID
+}
+
+// MaxDestroyedVersions bounds what one DestroyDueVersions does, and so the size of its commit.
+const MaxDestroyedVersions = 500
+
+func (CreateKey) isCommand()                     {}
+func (RotateKey) isCommand()                     {}
+func (RotateDueKey) isCommand()                  {}
+func (CreateKeyVersion) isCommand()              {}
+func (SetPrimaryVersion) isCommand()             {}
+func (UpdateRotationPeriod) isCommand()          {}
+func (EnableAutoRotation) isCommand()            {}
+func (DisableAutoRotation) isCommand()           {}
+func (EnableKey) isCommand()                     {}
+func (DisableKey) isCommand()                    {}
+func (EnableKeyVersion) isCommand()              {}
+func (DisableKeyVersion) isCommand()             {}
+func (ScheduleKeyVersionDestruction) isCommand() {}
+func (RestoreKeyVersion) isCommand()             {}
+func (DestroyDueVersions) isCommand()            {}
+func (ArchiveKey) isCommand()                    {}
+func (UnarchiveKey) isCommand()                  {}
+func (ExpireKey) isCommand()                     {}
+func (ScheduleKeyDeletion) isCommand()           {}
+func (CancelKeyDeletion) isCommand()             {}
+func (DeleteKey) isCommand()                     {}
+func (DeleteDueKey) isCommand()                  {}
+func (UpdateKey) isCommand()                     {}
+func (LeaseUses) isCommand()                     {}
+func (ImportKeyVersion) isCommand()              {}
+func (DeleteKeyMaterial) isCommand()             {}
+func (AddUsageBinding) isCommand()               {}
+func (RemoveUsageBinding) isCommand()            {}
+func (RecordErasure) isCommand()                 {}
 
 // Decide returns the events that cmd causes in state k at the given time, or an *Error that says why it is refused. No
-// events and no error means that what cmd asks for already holds.
+// events and no error means that what cmd asks for already holds. What is due by the clock counts whether or not it has been
+// recorded: an enabled key is expired from its expire time on, and a deletion that is due can't be canceled.
 func Decide(k Key, at time.Time, cmd Command) ([]Event, error) {
 	if c, ok := cmd.(CreateKey); ok {
-		return decideCreate(k, c)
+		return decideCreate(k, at, c)
 	}
 	if k.State == KeyStateAbsent {
 		return nil, refuse(ReasonKeyNotFound, "there is no such key; create it, or look at the name for a mistake")
@@ -87,67 +195,109 @@ func Decide(k Key, at time.Time, cmd Command) ([]Event, error) {
 	if k.State == KeyStateDestroyed {
 		return nil, refuse(ReasonKeyDestroyed, "key %s is DESTROYED: its material is gone for ever; create a key with another id", k.Name)
 	}
+	recorded := k.State
+	k.State = k.StateAt(at)
 	switch c := cmd.(type) {
 	case RotateKey:
-		if err := k.mustBeEnabled("rotated"); err != nil {
-			return nil, err
-		}
-		v := Version(k.Versions.Len() + 1) //nolint:gosec // memory ends long before 2³¹ versions
-		return []Event{k.newVersion(v, c.MaterialID), PrimaryVersionSet{Version: v}}, nil
+		return decideNewVersion(k, "rotated", c.MaterialID, true)
+	case CreateKeyVersion:
+		return decideNewVersion(k, "given a version", c.MaterialID, c.MakePrimary)
+	case RotateDueKey:
+		return decideDueRotation(k, at, c)
+	case SetPrimaryVersion:
+		return decideSetPrimary(k, c)
+	case UpdateRotationPeriod:
+		return decideRotationPeriod(k, at, c)
+	case EnableAutoRotation:
+		return decideEnableAutoRotation(k, at, c)
+	case DisableAutoRotation:
+		return decideDisableAutoRotation(k)
 	case EnableKey:
 		switch k.State { //nolint:exhaustive // the other states are refused together
 		case KeyStateEnabled:
 			return nil, nil
 		case KeyStateDisabled:
-			return []Event{KeyEnabled{}}, nil
+			return k.enabling(at), nil
 		}
 		return nil, k.refuseState("enabled")
 	case DisableKey:
 		switch k.State { //nolint:exhaustive // the other states are refused together
 		case KeyStateDisabled:
 			return nil, nil
-		case KeyStateEnabled:
-			return []Event{KeyDisabled{}}, nil
+		case KeyStateEnabled, KeyStateExpired:
+			return k.unlessInUse("disabled", KeyDisabled{})
 		}
 		return nil, k.refuseState("disabled")
 	case EnableKeyVersion:
 		return decideEnableVersion(k, c)
 	case DisableKeyVersion:
 		return decideDisableVersion(k, c)
-	case ScheduleKeyDeletion:
-		if k.State == KeyStatePendingDeletion {
-			return nil, refuse(ReasonKeyPendingDeletion, "the deletion of key %s is already scheduled for %s; cancel it first to choose another time",
-				k.Name, k.DeleteTime.UTC().Format(time.RFC3339))
+	case ScheduleKeyVersionDestruction:
+		return decideScheduleVersion(k, at, c)
+	case RestoreKeyVersion:
+		return decideRestoreVersion(k, at, c)
+	case DestroyDueVersions:
+		return decideDueVersions(k, at), nil
+	case ArchiveKey:
+		switch k.State { //nolint:exhaustive // the other states are refused together
+		case KeyStateArchived:
+			return nil, nil
+		case KeyStateEnabled, KeyStateDisabled:
+			return k.unlessInUse("archived", KeyArchived{})
 		}
-		wait := c.Wait
-		if wait == 0 {
-			wait = DefaultDeletionWait
+		return nil, k.refuseState("archived")
+	case UnarchiveKey:
+		if k.State != KeyStateArchived {
+			return nil, refuse(ReasonNotArchived, "key %s is %s, not ARCHIVED: there is nothing to unarchive", k.Name, k.State)
 		}
-		if wait < MinDeletionWait || wait > MaxDeletionWait {
-			return nil, refuse(ReasonBadField, "wait must be 24 hours to 120 days, not %s", wait)
-		}
-		return []Event{KeyDeletionScheduled{DeleteTime: at.Add(wait)}}, nil
-	case CancelKeyDeletion:
-		if k.State != KeyStatePendingDeletion {
-			return nil, refuse(ReasonNotPendingDeletion, "key %s is %s: no deletion is scheduled that could be canceled", k.Name, k.State)
-		}
+		events := []Event{KeyUnarchived{}}
 		if c.Enable {
-			return []Event{KeyDeletionCanceled{}, KeyEnabled{}}, nil
+			events = append(events, k.enabling(at)...)
 		}
-		return []Event{KeyDeletionCanceled{}}, nil
+		return events, nil
+	case ExpireKey:
+		if recorded == KeyStateEnabled && k.State == KeyStateExpired {
+			return []Event{KeyExpired{}}, nil
+		}
+		return nil, nil
+	case ScheduleKeyDeletion:
+		return decideScheduleDeletion(k, at, c)
+	case CancelKeyDeletion:
+		return decideCancelDeletion(k, at, c)
 	case DeleteKey:
-		if k.State != KeyStatePendingDeletion && !c.SkipWait {
+		if k.State == KeyStatePendingDeletion {
+			return []Event{KeyDestroyed{}}, nil
+		}
+		if !c.SkipWait {
 			return nil, refuse(ReasonNotPendingDeletion, "key %s is %s: schedule its deletion first, or delete it at once with skip_wait", k.Name, k.State)
 		}
-		return []Event{KeyDestroyed{}}, nil
+		return k.unlessInUse("deleted", KeyDestroyed{})
+	case DeleteDueKey:
+		if k.deletionDue(at) {
+			return []Event{KeyDestroyed{}}, nil
+		}
+		return nil, nil
 	case UpdateKey:
-		return decideUpdate(k, c)
+		return decideUpdate(k, at, c)
+	case LeaseUses:
+		return decideLease(k, at, c)
+	case ImportKeyVersion:
+		return decideImport(k, at, c)
+	case DeleteKeyMaterial:
+		return decideDeleteMaterial(k, c)
+	case AddUsageBinding:
+		return decideBind(k, c)
+	case RemoveUsageBinding:
+		if _, bound := k.findUsageBinding(c.Resource); !bound {
+			return nil, nil
+		}
+		return []Event{UsageUnbound(c)}, nil
 	case CreateKey, RecordErasure: // decided above
 	}
 	panic(fmt.Sprintf("domain: undecided command %T", cmd))
 }
 
-func decideCreate(k Key, c CreateKey) ([]Event, error) {
+func decideCreate(k Key, at time.Time, c CreateKey) ([]Event, error) {
 	if k.State != KeyStateAbsent { // also when destroyed: an id is never used again
 		return nil, refuse(ReasonKeyExists, "key %s exists or existed before; an id is never used again, so choose another", c.Name)
 	}
@@ -157,16 +307,125 @@ func decideCreate(k Key, c CreateKey) ([]Event, error) {
 	created := KeyCreated{
 		UID: c.UID, Name: c.Name, Purpose: c.Purpose, Algorithm: c.Algorithm, Protection: c.Protection,
 		DisplayName: c.DisplayName, Memo: c.Memo, Labels: maps.Clone(c.Labels), Creator: c.Creator, LedgerTag: c.LedgerTag,
+		ManagedBy: c.ManagedBy, ImportOnly: c.ImportOnly, RotationPeriod: c.RotationPeriod,
+		MaxUsesPerVersion: DefaultMaxUses(c.Algorithm), ExpireTime: stored(c.ExpireTime), DestroyWait: c.DestroyWait,
+	}
+	if c.MaxUsesPerVersion != nil {
+		created.MaxUsesPerVersion = *c.MaxUsesPerVersion
+	}
+	if c.ImportOnly && (c.AutoRotation || !c.MaterialID.IsZero()) {
+		return nil, refuse(ReasonBadField, "key %s is to be import_only: it starts without a version and can't rotate automatically; leave out import_only or auto_rotation", c.Name)
+	}
+	if c.AutoRotation && created.RotationPeriod == 0 {
+		created.RotationPeriod = DefaultRotationPeriod
+	}
+	if created.RotationPeriod != 0 {
+		if err := checkRotationPeriod(c.Name, created.RotationPeriod); err != nil {
+			return nil, err
+		}
+	}
+	if c.AutoRotation {
+		created.NextRotationTime = stored(at.Add(created.RotationPeriod))
+	}
+	if !c.ExpireTime.IsZero() && !created.ExpireTime.After(at) {
+		return nil, expireTimePast(c.Name, created.ExpireTime)
+	}
+	if c.DestroyWait != 0 {
+		if err := checkWait(c.Name, "destroy_wait", c.DestroyWait); err != nil {
+			return nil, err
+		}
 	}
 	if c.MaterialID.IsZero() {
 		return []Event{created}, nil
 	}
-	version := Evolve(Key{}, time.Time{}, created).newVersion(1, c.MaterialID)
+	version := Evolve(Key{}, time.Time{}, created).newVersion(c.MaterialID)
 	return []Event{created, version, PrimaryVersionSet{Version: 1}}, nil
 }
 
-func (k Key) newVersion(v Version, material UID) KeyVersionAdded {
-	return KeyVersionAdded{Version: v, MaterialID: material, Algorithm: k.Algorithm, Origin: Generated}
+// stored is t as events keep it: in UTC, to the microsecond.
+func stored(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+func expireTimePast(name KeyName, t time.Time) error {
+	return refuse(ReasonBadField, "expire_time of key %s must be in the future, not %s; disable the key to stop its use now", name, clock(t))
+}
+
+// clock is how refusals write a time.
+func clock(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// enabling are the events that make the key usable, as far as its expiry and the material of its primary version let it.
+func (k Key) enabling(at time.Time) []Event {
+	switch {
+	case k.awaitsImport():
+		return []Event{KeyImportAwaited{}}
+	case k.expiredAt(at):
+		return []Event{KeyEnabled{}, KeyExpired{}}
+	}
+	return []Event{KeyEnabled{}}
+}
+
+// unlessInUse returns the event that takes the key from those who use it, or the refusal if something depends on the key.
+func (k Key) unlessInUse(toBe string, e Event) ([]Event, error) {
+	if err := k.mustNotBeInUse(toBe); err != nil {
+		return nil, err
+	}
+	return []Event{e}, nil
+}
+
+func (k Key) mustNotBeInUse(toBe string) error {
+	if len(k.UsageBindings) == 0 {
+		return nil
+	}
+	return refuse(ReasonKeyInUse, "key %s protects %q, and %d resources in all, so it can't be %s; remove its usage bindings first",
+		k.Name, k.UsageBindings[0].Resource, len(k.UsageBindings), toBe)
+}
+
+// deletionWait is the wait asked for, or the key's own, within its bounds.
+func (k Key) deletionWait(wait time.Duration) (time.Duration, error) {
+	if wait == 0 {
+		wait = k.DestroyWait
+	}
+	if wait == 0 {
+		wait = DefaultDeletionWait
+	}
+	return wait, checkWait(k.Name, "wait", wait)
+}
+
+func checkWait(name KeyName, field string, wait time.Duration) error {
+	if wait < MinDeletionWait || wait > MaxDeletionWait {
+		return refuse(ReasonBadField, "%s must be 24 hours to 120 days for key %s, not %s", field, name, wait)
+	}
+	return nil
+}
+
+func decideScheduleDeletion(k Key, at time.Time, c ScheduleKeyDeletion) ([]Event, error) {
+	if k.State == KeyStatePendingDeletion {
+		return nil, refuse(ReasonKeyPendingDeletion, "the deletion of key %s is already scheduled for %s; cancel it first to choose another time",
+			k.Name, clock(k.DeleteTime))
+	}
+	wait, err := k.deletionWait(c.Wait)
+	if err != nil {
+		return nil, err
+	}
+	return k.unlessInUse("deleted", KeyDeletionScheduled{DeleteTime: stored(at.Add(wait))})
+}
+
+func decideCancelDeletion(k Key, at time.Time, c CancelKeyDeletion) ([]Event, error) {
+	if k.State != KeyStatePendingDeletion {
+		return nil, refuse(ReasonNotPendingDeletion, "key %s is %s: no deletion is scheduled that could be canceled", k.Name, k.State)
+	}
+	if k.deletionDue(at) {
+		return nil, refuse(ReasonKeyPendingDeletion, "the deletion of key %s has been due since %s and can't be canceled any more; create a key with another id",
+			k.Name, clock(k.DeleteTime))
+	}
+	events := []Event{KeyDeletionCanceled{}}
+	if c.Enable {
+		events = append(events, k.enabling(at)...)
+	}
+	return events, nil
+}
+
+func (k Key) deletionDue(at time.Time) bool {
+	return k.State == KeyStatePendingDeletion && !at.Before(k.DeleteTime)
 }
 
 func decideEnableVersion(k Key, c EnableKeyVersion) ([]Event, error) {
@@ -194,8 +453,7 @@ func decideDisableVersion(k Key, c DisableKeyVersion) ([]Event, error) {
 		return nil, nil
 	case VersionStateEnabled:
 		if c.Version == k.Primary && !c.AllowPrimary {
-			return nil, refuse(ReasonVersionIsPrimary, "version %d is the primary version of key %s: rotate the key first, or set allow_primary if nothing shall be encrypted with it",
-				c.Version, k.Name)
+			return nil, k.refusePrimary()
 		}
 		return []Event{KeyVersionDisabled{Version: c.Version}}, nil
 	case VersionStatePendingImport, VersionStateDestroyScheduled, VersionStateDestroyed:
@@ -203,7 +461,72 @@ func decideDisableVersion(k Key, c DisableKeyVersion) ([]Event, error) {
 	return nil, versionStateError(k, kv)
 }
 
-func decideUpdate(k Key, c UpdateKey) ([]Event, error) {
+func decideScheduleVersion(k Key, at time.Time, c ScheduleKeyVersionDestruction) ([]Event, error) {
+	kv, ok := k.Versions.Get(c.Version)
+	if !ok {
+		return nil, versionNotFound(k, c.Version)
+	}
+	switch k.State {
+	case KeyStateEnabled, KeyStateDisabled, KeyStateArchived, KeyStateExpired:
+	case KeyStateAbsent, KeyStatePendingImport, KeyStatePendingDeletion, KeyStateDestroyed:
+		return nil, k.refuseState("changed in its versions")
+	}
+	switch kv.State {
+	case VersionStateEnabled, VersionStateDisabled:
+	case VersionStateDestroyScheduled:
+		return nil, refuse(ReasonVersionScheduled, "the destruction of version %d of key %s is already scheduled for %s; restore it first to choose another time",
+			c.Version, k.Name, clock(kv.DeleteTime))
+	case VersionStatePendingImport, VersionStateDestroyed:
+		return nil, versionStateError(k, kv)
+	}
+	if c.Version == k.Primary && !c.AllowPrimary {
+		return nil, k.refusePrimary()
+	}
+	wait, err := k.deletionWait(c.Wait)
+	if err != nil {
+		return nil, err
+	}
+	return k.unlessInUse("destroyed in part", KeyVersionDestructionScheduled{Version: c.Version, DeleteTime: stored(at.Add(wait))})
+}
+
+func decideRestoreVersion(k Key, at time.Time, c RestoreKeyVersion) ([]Event, error) {
+	kv, ok := k.Versions.Get(c.Version)
+	if !ok {
+		return nil, versionNotFound(k, c.Version)
+	}
+	if k.State == KeyStatePendingDeletion {
+		return nil, k.refuseState("changed in its versions")
+	}
+	switch kv.State {
+	case VersionStateEnabled, VersionStateDisabled, VersionStatePendingImport:
+		return nil, refuse(ReasonNotScheduled, "version %d of key %s is %s: no destruction is scheduled that it could be saved from", c.Version, k.Name, kv.State)
+	case VersionStateDestroyed:
+		return nil, versionStateError(k, kv)
+	case VersionStateDestroyScheduled:
+	}
+	if !at.Before(kv.DeleteTime) {
+		return nil, refuse(ReasonVersionScheduled, "the destruction of version %d of key %s has been due since %s, so it can't be restored any more; use another version",
+			c.Version, k.Name, clock(kv.DeleteTime))
+	}
+	return []Event{KeyVersionRestored(c)}, nil
+}
+
+func decideDueVersions(k Key, at time.Time) (events []Event) {
+	if k.NextDestroyTime.IsZero() || at.Before(k.NextDestroyTime) {
+		return nil
+	}
+	for kv := range k.Versions.All() {
+		if kv.State == VersionStateDestroyScheduled && !at.Before(kv.DeleteTime) {
+			events = append(events, KeyVersionDestroyed{Version: kv.Version})
+		}
+		if len(events) == MaxDestroyedVersions {
+			break
+		}
+	}
+	return events
+}
+
+func decideUpdate(k Key, at time.Time, c UpdateKey) ([]Event, error) {
 	updated := KeyUpdated{DisplayName: k.DisplayName, Memo: k.Memo, Labels: k.Labels}
 	if c.DisplayName != nil {
 		updated.DisplayName = *c.DisplayName
@@ -214,46 +537,93 @@ func decideUpdate(k Key, c UpdateKey) ([]Event, error) {
 	if c.Labels != nil {
 		updated.Labels = maps.Clone(*c.Labels)
 	}
-	if k.describedAs(updated.DisplayName, updated.Memo, updated.Labels) {
-		return nil, nil
-	}
-	return []Event{updated}, nil
-}
-
-func decideErasure(k Key, c RecordErasure) ([]Event, error) {
 	var events []Event
-	told := map[Version]bool{} // in this command
-	for _, v := range c.Erased {
-		kv, err := k.destroyedVersion(v)
-		if err != nil {
-			return nil, err
-		}
-		if kv.Erasure != Erased && !told[v] {
-			events = append(events, MaterialErased{Version: v, MaterialID: kv.MaterialID})
-		}
-		told[v] = true
+	if !k.describedAs(updated.DisplayName, updated.Memo, updated.Labels) {
+		events = append(events, updated)
 	}
-	for _, v := range c.Failed {
-		kv, err := k.destroyedVersion(v)
+	if c.ExpireTime != nil {
+		expire := stored(*c.ExpireTime)
+		if !expire.IsZero() && !expire.After(at) {
+			return nil, expireTimePast(k.Name, expire)
+		}
+		if !expire.Equal(k.ExpireTime) {
+			events = append(events, KeyExpiryChanged{ExpireTime: expire})
+			if k.State == KeyStateExpired {
+				events = append(events, KeyEnabled{})
+			}
+		}
+	}
+	if c.NextRotationTime != nil {
+		next, err := k.checkNextRotation(at, *c.NextRotationTime)
 		if err != nil {
 			return nil, err
 		}
-		if kv.Erasure == NotErased && !told[v] { // one event for all attempts, not one for each
-			events = append(events, MaterialErasureFailed{Version: v, MaterialID: kv.MaterialID, Cause: c.Cause})
+		if !next.Equal(k.NextRotationTime) {
+			events = append(events, RotationScheduled{NextRotationTime: next})
 		}
-		told[v] = true
+	}
+	if c.MaxUsesPerVersion != nil && *c.MaxUsesPerVersion != k.MaxUsesPerVersion {
+		events = append(events, MaxUsesChanged{MaxUsesPerVersion: *c.MaxUsesPerVersion})
+	}
+	if c.ManagedBy != nil && *c.ManagedBy != k.ManagedBy {
+		events = append(events, KeyManagerChanged{ManagedBy: *c.ManagedBy})
 	}
 	return events, nil
 }
 
-// destroyedVersion returns version v if its material may be erased: erasing what may still be used would lose a key.
-func (k Key) destroyedVersion(v Version) (KeyVersion, error) {
-	kv, ok := k.Versions.Get(v)
-	if !ok {
-		return kv, versionNotFound(k, v)
+func decideBind(k Key, c AddUsageBinding) ([]Event, error) {
+	if k.State == KeyStatePendingDeletion {
+		return nil, k.refuseState("bound to a resource")
 	}
-	if kv.State != VersionStateDestroyed {
-		return kv, refuse(ReasonBadField, "version %d of key %s is %s: only the material of a DESTROYED version is erased", v, k.Name, kv.State)
+	if len(c.Resource) < 1 || len(c.Resource) > MaxResourceName {
+		return nil, refuse(ReasonBadField, "resource must be 1 to %d bytes to be bound to key %s, not %d", MaxResourceName, k.Name, len(c.Resource))
+	}
+	if _, bound := k.findUsageBinding(c.Resource); bound {
+		return nil, nil
+	}
+	if len(k.UsageBindings) >= MaxUsageBindings {
+		return nil, refuse(ReasonTooManyBindings, "key %s has %d usage bindings, which is the most; remove one, or use another key", k.Name, len(k.UsageBindings))
+	}
+	return []Event{UsageBound(c)}, nil
+}
+
+func decideErasure(k Key, c RecordErasure) ([]Event, error) {
+	var events []Event
+	told := map[Material]bool{} // in this command
+	for _, m := range c.Erased {
+		kv, err := k.erasableVersion(m)
+		if err != nil {
+			return nil, err
+		}
+		if kv.Erasure != Erased && !told[m] {
+			events = append(events, MaterialErased{Version: m.Version, MaterialID: m.ID})
+		}
+		told[m] = true
+	}
+	for _, m := range c.Failed {
+		kv, err := k.erasableVersion(m)
+		if err != nil {
+			return nil, err
+		}
+		if kv.Erasure == NotErased && !told[m] { // one event for all attempts, not one for each
+			events = append(events, MaterialErasureFailed{Version: m.Version, MaterialID: m.ID, Cause: c.Cause})
+		}
+		told[m] = true
+	}
+	return events, nil
+}
+
+// erasableVersion returns the version of material that may be erased: erasing what may still be used would lose a key.
+func (k Key) erasableVersion(m Material) (KeyVersion, error) {
+	kv, ok := k.Versions.Get(m.Version)
+	if !ok {
+		return kv, versionNotFound(k, m.Version)
+	}
+	if kv.State != VersionStateDestroyed && kv.State != VersionStatePendingImport {
+		return kv, refuse(ReasonBadField, "version %d of key %s is %s: only material that was destroyed or deleted is erased", m.Version, k.Name, kv.State)
+	}
+	if kv.MaterialID != m.ID {
+		return kv, refuse(ReasonBadField, "the material of version %d of key %s is not %s any more", m.Version, k.Name, m.ID)
 	}
 	return kv, nil
 }
@@ -272,4 +642,9 @@ func (k Key) mustBeEnabled(toBe string) error {
 		return nil
 	}
 	return k.refuseState(toBe)
+}
+
+func (k Key) refusePrimary() error {
+	return refuse(ReasonVersionIsPrimary, "version %d is the primary version of key %s: rotate the key first, or set allow_primary if nothing shall be encrypted with it",
+		k.Primary, k.Name)
 }

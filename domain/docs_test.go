@@ -107,8 +107,7 @@ func TestDocumentOrderIsComplete(t *testing.T) {
 }
 
 // outcome is a cell of the tables: the refusal's reason, or the events that are recorded.
-func outcome(k Key, cmd Command) string {
-	made, err := Decide(k, day1, cmd)
+func outcome(made []Event, err error) string {
 	if err != nil {
 		return reasonOf(err)
 	}
@@ -159,7 +158,7 @@ func keyTable(t *testing.T) string {
 	for _, v := range variants {
 		row := []string{v.name}
 		for _, s := range documentOrder {
-			row = append(row, outcome(keyIn(s), v.command))
+			row = append(row, outcome(v.decide(v.key(s))))
 		}
 		rows = append(rows, row)
 	}
@@ -174,13 +173,12 @@ func versionTable(t *testing.T) string {
 	}
 	var rows [][]string
 	for _, v := range variants {
-		version, named := namedVersion(v.command)
-		if !named {
+		if _, named := namedVersion(v.command); !named {
 			continue
 		}
 		row := []string{v.name}
 		for _, s := range versionDocumentOrder {
-			row = append(row, outcome(keyWithVersionIn(version, s), v.command))
+			row = append(row, outcome(v.decide(v.withVersionIn(s))))
 		}
 		rows = append(rows, row)
 	}
@@ -206,6 +204,18 @@ func useTable(t *testing.T) string {
 	return table([]string{"state", "encrypt, new data key", "decrypt"}, rows)
 }
 
+// label is the variant's name as a diagram shows it, without the comma.
+func (v variant) label() string {
+	name, how, found := strings.Cut(v.name, ", ")
+	switch first, _, _ := strings.Cut(how, " "); {
+	case !found:
+		return name
+	case slices.Contains([]string{"after", "of", "when"}, first):
+		return name + " " + how
+	}
+	return name + " with " + how
+}
+
 // diagram writes a Mermaid state diagram of edges from → to, each with the commands that cause it.
 func diagram(edges map[[2]string][]string) string {
 	var b strings.Builder
@@ -226,8 +236,8 @@ func reachable() []KeyState {
 	found := []KeyState{KeyStateAbsent}
 	for i := 0; i < len(found); i++ {
 		for _, v := range variants {
-			made, err := Decide(keyIn(found[i]), day1, v.command)
-			if to := Fold(keyIn(found[i]), day1, made...).State; err == nil && !slices.Contains(found, to) {
+			made, err := v.decide(v.key(found[i]))
+			if to := Fold(v.key(found[i]), day1, made...).State; err == nil && !slices.Contains(found, to) {
 				found = append(found, to)
 			}
 		}
@@ -240,8 +250,8 @@ func keyDiagram(t *testing.T) string {
 	edges := map[[2]string][]string{{string(KeyStateDestroyed), "[*]"}: nil}
 	for _, from := range reachable() {
 		for _, v := range variants {
-			made, err := Decide(keyIn(from), day1, v.command)
-			to := Fold(keyIn(from), day1, made...).State
+			made, err := v.decide(v.key(from))
+			to := Fold(v.key(from), day1, made...).State
 			if err != nil || to == from {
 				continue
 			}
@@ -249,42 +259,46 @@ func keyDiagram(t *testing.T) string {
 			if from == KeyStateAbsent {
 				edge[0] = "[*]"
 			}
-			edges[edge] = append(edges[edge], strings.ReplaceAll(v.name, ",", " with"))
+			edges[edge] = append(edges[edge], v.label())
 		}
 	}
 	return diagram(edges)
 }
 
-// versionDiagram follows version 1, or the primary where a command names it, through every command in every reachable
-// state of the key.
+// versionDiagram follows the version that a command names, or else the first, through every command: in a key of every
+// reachable state, and from each of the version's own states in an enabled key.
 func versionDiagram(t *testing.T) string {
 	t.Helper()
-	edges := map[[2]string][]string{
-		{"[*]", string(VersionStateEnabled)}:   {"CreateKey", "RotateKey"},
-		{string(VersionStateDestroyed), "[*]"}: nil,
+	edges := map[[2]string][]string{{string(VersionStateDestroyed), "[*]"}: nil}
+	follow := func(v variant, k Key) {
+		made, err := v.decide(k)
+		if err != nil {
+			return
+		}
+		after := Fold(k, day1, made...)
+		if n := k.Versions.Len(); k.State != KeyStateAbsent && after.Versions.Len() > n || k.State == KeyStateAbsent && after.Versions.Len() > 0 {
+			newest, _ := after.Versions.Get(Version(after.Versions.Len()))
+			edge := [2]string{"[*]", string(newest.State)}
+			edges[edge] = append(edges[edge], v.label())
+		}
+		version, named := namedVersion(v.command)
+		if !named {
+			version = 1
+		}
+		from, _ := k.Versions.Get(version)
+		to, _ := after.Versions.Get(version)
+		if k.State == KeyStateAbsent || from.State == to.State {
+			return
+		}
+		edge := [2]string{string(from.State), string(to.State)}
+		edges[edge] = append(edges[edge], v.label())
 	}
-	for _, keyState := range reachable() {
-		for _, from := range []VersionState{VersionStateEnabled, VersionStateDisabled} {
-			for _, v := range variants {
-				version, named := namedVersion(v.command)
-				if !named {
-					version = 1
-				}
-				k := keyIn(keyState)
-				kv, ok := k.Versions.Get(version)
-				if !ok || kv.State == VersionStateDestroyed {
-					continue
-				}
-				kv.State = from
-				k.Versions = k.Versions.With(kv)
-				made, err := Decide(k, day1, v.command)
-				after, _ := Fold(k, day1, made...).Versions.Get(version)
-				if err != nil || after.State == from {
-					continue
-				}
-				edge := [2]string{string(from), string(after.State)}
-				edges[edge] = append(edges[edge], strings.ReplaceAll(v.name, ",", " with"))
-			}
+	for _, v := range variants {
+		for _, s := range reachable() {
+			follow(v, v.key(s))
+		}
+		for _, s := range versionDocumentOrder {
+			follow(v, v.withVersionIn(s))
 		}
 	}
 	return diagram(edges)

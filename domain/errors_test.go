@@ -46,7 +46,7 @@ func TestErrorIs(t *testing.T) {
 func TestRefusalsSayWhat(t *testing.T) {
 	for _, v := range variants {
 		for _, s := range states[KeyState](t, "KeyState") {
-			_, err := Decide(keyIn(s), day1, v.command)
+			_, err := v.decide(v.key(s))
 			if err == nil || s == KeyStateAbsent {
 				continue
 			}

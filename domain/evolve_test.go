@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -24,7 +25,14 @@ func TestEvolve(t *testing.T) {
 	}
 	withDetails := added3
 	var evolved []string
-	withDetails.Fingerprint, withDetails.PublicKey, withDetails.BlobDigest = []byte("fp"), []byte("pub"), []byte("digest")
+	withDetails.Fingerprint, withDetails.PublicKey, withDetails.BlobDigest, withDetails.ImportJob = []byte("fp"), []byte("pub"), []byte("digest"), "job"
+	choosy := created
+	choosy.ManagedBy, choosy.ImportOnly, choosy.RotationPeriod, choosy.NextRotationTime = "disks", true, 2*day, day3
+	choosy.MaxUsesPerVersion, choosy.ExpireTime, choosy.DestroyWait = 5, day9, 4*day
+	destroyedVersion := version(func(kv *KeyVersion) {
+		kv.State, kv.StateTime, kv.DestroyTime, kv.DeleteTime = VersionStateDestroyed, day1, day1, time.Time{}
+	}, 1)
+	scheduled2 := KeyVersionDestructionScheduled{Version: 2, DeleteTime: day9}
 
 	for name, tt := range map[string]struct {
 		given Key
@@ -35,13 +43,21 @@ func TestEvolve(t *testing.T) {
 			*k = Key{
 				UID: keyUID, Name: keyName, State: KeyStateEnabled, Purpose: EncryptDecrypt, Algorithm: AES256GCM, Protection: HSM,
 				DisplayName: "Orders", Memo: "of the shop", Labels: map[string]string{"team": "shop"}, Creator: "admin", LedgerTag: ledgerTag,
-				CreateTime: day1, StateTime: day1,
+				MaxUsesPerVersion: 1 << 32, CreateTime: day1, StateTime: day1,
+			}
+		}},
+		"KeyCreated with everything": {Key{}, choosy, func(k *Key) {
+			*k = Key{
+				UID: keyUID, Name: keyName, State: KeyStatePendingImport, Purpose: EncryptDecrypt, Algorithm: AES256GCM, Protection: HSM,
+				DisplayName: "Orders", Memo: "of the shop", Labels: map[string]string{"team": "shop"}, Creator: "admin", LedgerTag: ledgerTag,
+				ManagedBy: "disks", ImportOnly: true, AutoRotation: true, RotationPeriod: 2 * day, NextRotationTime: day3,
+				MaxUsesPerVersion: 5, ExpireTime: day9, DestroyWait: 4 * day, CreateTime: day1, StateTime: day1,
 			}
 		}},
 		"KeyVersionAdded": {keyIn(KeyStateEnabled), withDetails, func(k *Key) {
 			k.Versions = k.Versions.With(KeyVersion{
 				Version: 3, State: VersionStateEnabled, Algorithm: AES256GCM, Origin: Generated, MaterialID: material3,
-				Fingerprint: []byte("fp"), PublicKey: []byte("pub"), CreateTime: day1, StateTime: day1,
+				Fingerprint: []byte("fp"), PublicKey: []byte("pub"), ImportJob: "job", CreateTime: day1, StateTime: day1,
 			})
 		}},
 		"PrimaryVersionSet":               {keyIn(KeyStateEnabled), primary1, func(k *Key) { k.Primary, k.RotateTime = 1, day1 }},
@@ -63,13 +79,77 @@ func TestEvolve(t *testing.T) {
 		}},
 		"KeyDestroyed": {keyIn(KeyStatePendingDeletion), destroyed, func(k *Key) {
 			k.State, k.StateTime, k.DestroyTime = KeyStateDestroyed, day1, day1
-			k.DeleteTime = Key{}.DeleteTime
+			k.DeleteTime, k.Unerased = time.Time{}, 2
 			version(func(kv *KeyVersion) { kv.State, kv.StateTime, kv.DestroyTime = VersionStateDestroyed, day1, day1 }, 1, 2)(k)
+		}},
+		"KeyDestroyed with a schedule": {keyIn(KeyStateEnabled, rotating[0], scheduled1), destroyed, func(k *Key) {
+			k.State, k.StateTime, k.DestroyTime, k.Unerased = KeyStateDestroyed, day1, day1, 2
+			k.AutoRotation, k.NextRotationTime, k.NextDestroyTime = false, time.Time{}, time.Time{}
+			version(func(kv *KeyVersion) {
+				kv.State, kv.StateTime, kv.DestroyTime, kv.DeleteTime = VersionStateDestroyed, day1, day1, time.Time{}
+			}, 1, 2)(k)
+		}},
+		"KeyArchived":       {keyIn(KeyStateEnabled), KeyArchived{}, func(k *Key) { k.State, k.StateTime = KeyStateArchived, day1 }},
+		"KeyUnarchived":     {keyIn(KeyStateArchived), KeyUnarchived{}, func(k *Key) { k.State, k.StateTime = KeyStateDisabled, day1 }},
+		"KeyExpired":        {keyIn(KeyStateEnabled), KeyExpired{}, func(k *Key) { k.State, k.StateTime = KeyStateExpired, day1 }},
+		"KeyExpiryChanged":  {keyIn(KeyStateExpired), KeyExpiryChanged{ExpireTime: day9}, func(k *Key) { k.ExpireTime = day9 }},
+		"KeyManagerChanged": {keyIn(KeyStateEnabled), KeyManagerChanged{ManagedBy: "disks"}, func(k *Key) { k.ManagedBy = "disks" }},
+		"KeyImportAwaited":  {keyIn(KeyStateEnabled), KeyImportAwaited{}, func(k *Key) { k.State, k.StateTime = KeyStatePendingImport, day1 }},
+		"AutoRotationEnabled": {keyIn(KeyStateEnabled), AutoRotationEnabled{RotationPeriod: 3 * day, NextRotationTime: day9}, func(k *Key) {
+			k.AutoRotation, k.RotationPeriod, k.NextRotationTime = true, 3*day, day9
+		}},
+		"AutoRotationDisabled": {keyIn(KeyStateEnabled, rotating...), AutoRotationDisabled{}, func(k *Key) {
+			k.AutoRotation, k.NextRotationTime = false, time.Time{}
+		}},
+		"RotationPeriodChanged": {keyIn(KeyStateEnabled, rotating...), RotationPeriodChanged{RotationPeriod: 3 * day, NextRotationTime: day9}, func(k *Key) {
+			k.RotationPeriod, k.NextRotationTime = 3*day, day9
+		}},
+		"RotationScheduled": {keyIn(KeyStateEnabled, rotating...), RotationScheduled{NextRotationTime: day9}, func(k *Key) { k.NextRotationTime = day9 }},
+		"MaxUsesChanged":    {keyIn(KeyStateEnabled), MaxUsesChanged{MaxUsesPerVersion: 3}, func(k *Key) { k.MaxUsesPerVersion = 3 }},
+		"UsesLeased":        {keyIn(KeyStateEnabled, UsesLeased{Version: 2, Uses: 3}), UsesLeased{Version: 2, Uses: 4}, version(func(kv *KeyVersion) { kv.UsesLeased = 7 }, 2)},
+		"KeyVersionDestructionScheduled": {keyIn(KeyStateEnabled), scheduled1, func(k *Key) {
+			version(func(kv *KeyVersion) { kv.State, kv.StateTime, kv.DeleteTime = VersionStateDestroyScheduled, day1, day3 }, 1)(k)
+			k.NextDestroyTime = day3
+		}},
+		"KeyVersionDestructionScheduled after another": {keyIn(KeyStateEnabled, scheduled1), scheduled2, version(func(kv *KeyVersion) {
+			kv.State, kv.StateTime, kv.DeleteTime = VersionStateDestroyScheduled, day1, day9
+		}, 2)},
+		"KeyVersionRestored": {keyIn(KeyStateEnabled, scheduled1), KeyVersionRestored{Version: 1}, func(k *Key) {
+			version(func(kv *KeyVersion) { kv.State, kv.StateTime, kv.DeleteTime = VersionStateDisabled, day1, time.Time{} }, 1)(k)
+			k.NextDestroyTime = time.Time{}
+		}},
+		"KeyVersionRestored of the first": {keyIn(KeyStateEnabled, scheduled2, scheduled1), KeyVersionRestored{Version: 1}, func(k *Key) {
+			version(func(kv *KeyVersion) { kv.State, kv.StateTime, kv.DeleteTime = VersionStateDisabled, day1, time.Time{} }, 1)(k)
+			k.NextDestroyTime = day9
+		}},
+		"KeyVersionDestroyed": {keyIn(KeyStateEnabled, scheduled1), KeyVersionDestroyed{Version: 1}, func(k *Key) {
+			destroyedVersion(k)
+			k.NextDestroyTime, k.Unerased = time.Time{}, 1
+		}},
+		"KeyMaterialDeleted": {keyIn(KeyStateEnabled, imported(1)), KeyMaterialDeleted{Version: 1}, func(k *Key) {
+			version(func(kv *KeyVersion) { kv.State, kv.StateTime = VersionStatePendingImport, day1 }, 1)(k)
+			k.Unerased = 1
+		}},
+		"KeyVersionImported": {
+			keyIn(KeyStateEnabled, erasedEarlier(1)...),
+			KeyVersionImported{Version: 1, MaterialID: material3, Origin: ImportedClear, ImportJob: "job", BlobDigest: []byte("d")},
+			version(func(kv *KeyVersion) {
+				kv.State, kv.StateTime, kv.MaterialID, kv.Origin, kv.ImportJob, kv.Erasure = VersionStateEnabled, day1, material3, ImportedClear, "job", NotErased
+			}, 1),
+		},
+		"UsageBound": {keyIn(KeyStateEnabled, bound...), UsageBound{Resource: "a disk", Creator: "other"}, func(k *Key) {
+			k.UsageBindings = []UsageBinding{{Resource: "a disk", Creator: "other", CreateTime: day1}, {Resource: "disk-1", Creator: "admin", CreateTime: day0}}
+		}},
+		"UsageUnbound": {keyIn(KeyStateEnabled, bound[0], UsageBound{Resource: "z", Creator: "admin"}), UsageUnbound{Resource: "disk-1"}, func(k *Key) {
+			k.UsageBindings = []UsageBinding{{Resource: "z", Creator: "admin", CreateTime: day0}}
 		}},
 		"KeyUpdated": {keyIn(KeyStateEnabled), KeyUpdated{DisplayName: "d", Memo: "m", Labels: map[string]string{"l": "v"}}, func(k *Key) {
 			k.DisplayName, k.Memo, k.Labels = "d", "m", map[string]string{"l": "v"}
 		}},
-		"MaterialErased":        {keyIn(KeyStateDestroyed), MaterialErased{Version: 2}, version(func(kv *KeyVersion) { kv.Erasure = Erased }, 2)},
+		"MaterialErased": {keyIn(KeyStateDestroyed), MaterialErased{Version: 2}, func(k *Key) {
+			version(func(kv *KeyVersion) { kv.Erasure = Erased }, 2)(k)
+			k.Unerased = 1
+		}},
 		"MaterialErasureFailed": {keyIn(KeyStateDestroyed), MaterialErasureFailed{Version: 2}, version(func(kv *KeyVersion) { kv.Erasure = ErasureFailed }, 2)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,6 +181,8 @@ func TestKeyVersionEqual(t *testing.T) {
 		switch f.Interface().(type) {
 		case Version:
 			f.SetInt(2)
+		case uint64:
+			f.SetUint(2)
 		case []byte:
 			f.SetBytes([]byte("x"))
 		case UID:
@@ -129,5 +211,34 @@ func TestKeyBinding(t *testing.T) {
 	}
 	if got := keyIn(KeyStateEnabled).Binding(3); got != (Binding{}) {
 		t.Errorf("a version that does not exist is bound to %v", got)
+	}
+}
+
+// TestEvolveChangesNoOlderKey: bindings are shared by the keys before and after, and must not be changed in place.
+func TestEvolveChangesNoOlderKey(t *testing.T) {
+	k := keyIn(KeyStateEnabled, UsageBound{Resource: "b"}, UsageBound{Resource: "d"})
+	want := []UsageBinding{{Resource: "b", CreateTime: day0}, {Resource: "d", CreateTime: day0}}
+	for _, e := range events(UsageBound{Resource: "a"}, UsageBound{Resource: "c"}, UsageBound{Resource: "e"}, UsageUnbound{Resource: "b"}, UsageUnbound{Resource: "d"}) {
+		Fold(k, day1, e, UsageBound{Resource: "f"})
+		if diff := cmp.Diff(want, k.UsageBindings); diff != "" {
+			t.Fatalf("%T changed the key before it:\n%s", e, diff)
+		}
+	}
+}
+
+func TestKeyOrigin(t *testing.T) {
+	for name, tt := range map[string]struct {
+		key  Key
+		want Origin
+	}{
+		"no version":                {given(created), ""},
+		"no version, import only":   {given(createdImportOnly), Imported},
+		"no primary":                {given(created, added1), Generated},
+		"of the primary":            {keyIn(KeyStateEnabled, imported(2)), Imported},
+		"of the primary, generated": {keyIn(KeyStateEnabled, imported(1)), Generated},
+	} {
+		if got := tt.key.Origin(); got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
 	}
 }

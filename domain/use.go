@@ -15,9 +15,10 @@ const (
 
 // VersionFor returns the version that a use of the key takes: v, or the primary one when v is zero. It refuses with an
 // *Error what the purpose, the key's state or the version's own state forbids. A key whose deletion is pending is refused
-// from the moment it was scheduled, so due work that comes late lets nothing through. The time is for states that begin
-// by the clock alone, of which there is none yet.
-func (k Key) VersionFor(use Use, purpose Purpose, v Version, _ time.Time) (KeyVersion, error) {
+// from the moment it was scheduled, and one that expires from its expire time on, so due work that comes late lets nothing
+// through.
+func (k Key) VersionFor(use Use, purpose Purpose, v Version, at time.Time) (KeyVersion, error) {
+	k.State = k.StateAt(at)
 	switch {
 	case k.State == KeyStateAbsent:
 		return KeyVersion{}, refuse(ReasonKeyNotFound, "there is no such key; create it, or look at the name for a mistake")
@@ -31,7 +32,7 @@ func (k Key) VersionFor(use Use, purpose Purpose, v Version, _ time.Time) (KeyVe
 	}
 	if v == 0 {
 		if v = k.Primary; v == 0 {
-			return KeyVersion{}, refuse(ReasonNoPrimaryVersion, "key %s has no version yet; rotate it to make one", k.Name)
+			return KeyVersion{}, refuse(ReasonNoPrimaryVersion, "key %s has no primary version yet; rotate it to make one, or set one of its versions primary", k.Name)
 		}
 	}
 	kv, ok := k.Versions.Get(v)
@@ -53,7 +54,7 @@ func (k Key) refuseState(toBe string) error {
 		return refuse(ReasonKeyPendingImport, "key %s is PENDING_IMPORT and can't be %s; import its material first", k.Name, toBe)
 	case KeyStatePendingDeletion:
 		return refuse(ReasonKeyPendingDeletion, "key %s is PENDING_DELETION until %s and can't be %s; cancel its deletion first",
-			k.Name, k.DeleteTime.UTC().Format(time.RFC3339), toBe)
+			k.Name, clock(k.DeleteTime), toBe)
 	case KeyStateExpired:
 		return refuse(ReasonKeyExpired, "key %s is EXPIRED and can't be %s: it can only decrypt, verify and unwrap; move its expiry or use another key", k.Name, toBe)
 	case KeyStateArchived:

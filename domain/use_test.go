@@ -86,12 +86,12 @@ func TestVersionForRefuses(t *testing.T) {
 		version Version
 		reason  Reason
 	}{
-		"another purpose":                     {keyIn(KeyStateEnabled), "SIGN_VERIFY", 0, ReasonWrongPurpose},
-		"another purpose of a disabled key":   {keyIn(KeyStateDisabled), "SIGN_VERIFY", 0, ReasonKeyDisabled},
-		"the primary of a key without any":    {given(created), EncryptDecrypt, 0, ReasonNoPrimaryVersion},
-		"a version after the newest":          {keyIn(KeyStateEnabled), EncryptDecrypt, 3, ReasonVersionNotFound},
-		"a version before the first":          {keyIn(KeyStateEnabled), EncryptDecrypt, -1, ReasonVersionNotFound},
-		"a deletion that is due and not done": {given(created, added1, primary1, scheduled), EncryptDecrypt, 1, ReasonKeyPendingDeletion},
+		"another purpose":                          {keyIn(KeyStateEnabled), "SIGN_VERIFY", 0, ReasonWrongPurpose},
+		"another purpose of a disabled key":        {keyIn(KeyStateDisabled), "SIGN_VERIFY", 0, ReasonKeyDisabled},
+		"the primary of a key without any":         {given(created), EncryptDecrypt, 0, ReasonNoPrimaryVersion},
+		"a version after the newest":               {keyIn(KeyStateEnabled), EncryptDecrypt, 3, ReasonVersionNotFound},
+		"a version before the first":               {keyIn(KeyStateEnabled), EncryptDecrypt, -1, ReasonVersionNotFound},
+		"a key whose deletion is due and not done": {given(created, added1, primary1, scheduled), EncryptDecrypt, 1, ReasonKeyPendingDeletion},
 	} {
 		for _, use := range []Use{Protecting, Opening} {
 			t.Run(fmt.Sprintf("%s/%d", name, use), func(t *testing.T) {
@@ -100,4 +100,18 @@ func TestVersionForRefuses(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestVersionForByTheClock: a key expires at its time, recorded or not.
+func TestVersionForByTheClock(t *testing.T) {
+	for name, k := range map[string]Key{"recorded": keyIn(KeyStateEnabled, andMore(expiring, KeyExpired{})...), "not recorded": keyIn(KeyStateEnabled, expiring...)} {
+		t.Run(name, func(t *testing.T) {
+			got, err := k.VersionFor(Protecting, EncryptDecrypt, 0, day3)
+			checkUse(t, got, err, 0, ReasonKeyExpired)
+			got, err = k.VersionFor(Opening, EncryptDecrypt, 0, day3)
+			checkUse(t, got, err, 2, "")
+		})
+	}
+	got, err := keyIn(KeyStateEnabled, expiring...).VersionFor(Protecting, EncryptDecrypt, 0, day3.Add(-1))
+	checkUse(t, got, err, 2, "")
 }

@@ -140,11 +140,13 @@ func encodeEvent(e domain.Event) (*eventsv1.Event, error) {
 		return &eventsv1.Event{Event: &eventsv1.Event_KeyCreated{KeyCreated: &eventsv1.KeyCreated{
 			Uid: uidBytes(e.UID), Name: e.Name.String(), Purpose: string(e.Purpose), Algorithm: string(e.Algorithm), ProtectionLevel: string(e.Protection),
 			DisplayName: e.DisplayName, Memo: e.Memo, Labels: e.Labels, Creator: e.Creator, LedgerTag: hashBytes(e.LedgerTag),
+			ManagedBy: e.ManagedBy, ImportOnly: e.ImportOnly, RotationPeriodMicros: e.RotationPeriod.Microseconds(), NextRotationTimeMicros: timeMicros(e.NextRotationTime),
+			MaxUsesPerVersion: e.MaxUsesPerVersion, ExpireTimeMicros: timeMicros(e.ExpireTime), DestroyWaitMicros: e.DestroyWait.Microseconds(),
 		}}}, nil
 	case domain.KeyVersionAdded:
 		return &eventsv1.Event{Event: &eventsv1.Event_KeyVersionAdded{KeyVersionAdded: &eventsv1.KeyVersionAdded{
 			Version: int32(e.Version), MaterialId: uidBytes(e.MaterialID), Algorithm: string(e.Algorithm), Origin: string(e.Origin),
-			Fingerprint: e.Fingerprint, PublicKey: e.PublicKey, BlobDigest: e.BlobDigest,
+			Fingerprint: e.Fingerprint, PublicKey: e.PublicKey, BlobDigest: e.BlobDigest, ImportJob: e.ImportJob,
 		}}}, nil
 	case domain.PrimaryVersionSet:
 		return &eventsv1.Event{Event: &eventsv1.Event_PrimaryVersionSet{PrimaryVersionSet: &eventsv1.PrimaryVersionSet{Version: int32(e.Version)}}}, nil
@@ -168,6 +170,56 @@ func encodeEvent(e domain.Event) (*eventsv1.Event, error) {
 		return &eventsv1.Event{Event: &eventsv1.Event_KeyUpdated{KeyUpdated: &eventsv1.KeyUpdated{
 			DisplayName: e.DisplayName, Memo: e.Memo, Labels: e.Labels,
 		}}}, nil
+	case domain.KeyArchived:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyArchived{KeyArchived: &eventsv1.KeyArchived{}}}, nil
+	case domain.KeyUnarchived:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyUnarchived{KeyUnarchived: &eventsv1.KeyUnarchived{}}}, nil
+	case domain.KeyExpired:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyExpired{KeyExpired: &eventsv1.KeyExpired{}}}, nil
+	case domain.KeyExpiryChanged:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyExpiryChanged{KeyExpiryChanged: &eventsv1.KeyExpiryChanged{
+			ExpireTimeMicros: timeMicros(e.ExpireTime),
+		}}}, nil
+	case domain.KeyManagerChanged:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyManagerChanged{KeyManagerChanged: &eventsv1.KeyManagerChanged{ManagedBy: e.ManagedBy}}}, nil
+	case domain.KeyImportAwaited:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyImportAwaited{KeyImportAwaited: &eventsv1.KeyImportAwaited{}}}, nil
+	case domain.AutoRotationEnabled:
+		return &eventsv1.Event{Event: &eventsv1.Event_AutoRotationEnabled{AutoRotationEnabled: &eventsv1.AutoRotationEnabled{
+			RotationPeriodMicros: e.RotationPeriod.Microseconds(), NextRotationTimeMicros: timeMicros(e.NextRotationTime),
+		}}}, nil
+	case domain.AutoRotationDisabled:
+		return &eventsv1.Event{Event: &eventsv1.Event_AutoRotationDisabled{AutoRotationDisabled: &eventsv1.AutoRotationDisabled{}}}, nil
+	case domain.RotationPeriodChanged:
+		return &eventsv1.Event{Event: &eventsv1.Event_RotationPeriodChanged{RotationPeriodChanged: &eventsv1.RotationPeriodChanged{
+			RotationPeriodMicros: e.RotationPeriod.Microseconds(), NextRotationTimeMicros: timeMicros(e.NextRotationTime),
+		}}}, nil
+	case domain.RotationScheduled:
+		return &eventsv1.Event{Event: &eventsv1.Event_RotationScheduled{RotationScheduled: &eventsv1.RotationScheduled{
+			NextRotationTimeMicros: timeMicros(e.NextRotationTime),
+		}}}, nil
+	case domain.MaxUsesChanged:
+		return &eventsv1.Event{Event: &eventsv1.Event_MaxUsesChanged{MaxUsesChanged: &eventsv1.MaxUsesChanged{MaxUsesPerVersion: e.MaxUsesPerVersion}}}, nil
+	case domain.UsesLeased:
+		return &eventsv1.Event{Event: &eventsv1.Event_UsesLeased{UsesLeased: &eventsv1.UsesLeased{Version: int32(e.Version), Uses: e.Uses}}}, nil
+	case domain.KeyVersionDestructionScheduled:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyVersionDestructionScheduled{KeyVersionDestructionScheduled: &eventsv1.KeyVersionDestructionScheduled{
+			Version: int32(e.Version), DeleteTimeMicros: timeMicros(e.DeleteTime),
+		}}}, nil
+	case domain.KeyVersionRestored:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyVersionRestored{KeyVersionRestored: &eventsv1.KeyVersionRestored{Version: int32(e.Version)}}}, nil
+	case domain.KeyVersionDestroyed:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyVersionDestroyed{KeyVersionDestroyed: &eventsv1.KeyVersionDestroyed{Version: int32(e.Version)}}}, nil
+	case domain.KeyVersionImported:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyVersionImported{KeyVersionImported: &eventsv1.KeyVersionImported{
+			Version: int32(e.Version), MaterialId: uidBytes(e.MaterialID), Origin: string(e.Origin), ImportJob: e.ImportJob, BlobDigest: e.BlobDigest,
+		}}}, nil
+	case domain.KeyMaterialDeleted:
+		return &eventsv1.Event{Event: &eventsv1.Event_KeyMaterialDeleted{KeyMaterialDeleted: &eventsv1.KeyMaterialDeleted{Version: int32(e.Version)}}}, nil
+	case domain.UsageBound:
+		return &eventsv1.Event{Event: &eventsv1.Event_UsageBound{UsageBound: &eventsv1.UsageBound{Resource: e.Resource, Creator: e.Creator}}}, nil
+	case domain.UsageUnbound:
+		return &eventsv1.Event{Event: &eventsv1.Event_UsageUnbound{UsageUnbound: &eventsv1.UsageUnbound{Resource: e.Resource}}}, nil
 	case domain.MaterialErased:
 		return &eventsv1.Event{Event: &eventsv1.Event_MaterialErased{MaterialErased: &eventsv1.MaterialErased{
 			Version: int32(e.Version), MaterialId: uidBytes(e.MaterialID),
@@ -221,13 +273,16 @@ func (d *decoder) event(e *eventsv1.Event) (domain.Event, SiteEvent) {
 		return domain.KeyCreated{
 			UID: d.uid(m.GetUid()), Name: ref.Name, Purpose: domain.Purpose(m.GetPurpose()), Algorithm: domain.Algorithm(m.GetAlgorithm()),
 			Protection: domain.ProtectionLevel(m.GetProtectionLevel()), DisplayName: m.GetDisplayName(), Memo: m.GetMemo(), Labels: m.GetLabels(),
-			Creator: m.GetCreator(), LedgerTag: d.hash(m.GetLedgerTag()),
+			Creator: m.GetCreator(), LedgerTag: d.hash(m.GetLedgerTag()), ManagedBy: m.GetManagedBy(), ImportOnly: m.GetImportOnly(),
+			RotationPeriod: fromMicros(m.GetRotationPeriodMicros()), NextRotationTime: microsTime(m.GetNextRotationTimeMicros()),
+			MaxUsesPerVersion: m.GetMaxUsesPerVersion(), ExpireTime: microsTime(m.GetExpireTimeMicros()), DestroyWait: fromMicros(m.GetDestroyWaitMicros()),
 		}, nil
 	case *eventsv1.Event_KeyVersionAdded:
 		m := e.KeyVersionAdded
 		return domain.KeyVersionAdded{
 			Version: domain.Version(m.GetVersion()), MaterialID: d.uid(m.GetMaterialId()), Algorithm: domain.Algorithm(m.GetAlgorithm()),
 			Origin: domain.Origin(m.GetOrigin()), Fingerprint: m.GetFingerprint(), PublicKey: m.GetPublicKey(), BlobDigest: m.GetBlobDigest(),
+			ImportJob: m.GetImportJob(),
 		}, nil
 	case *eventsv1.Event_PrimaryVersionSet:
 		return domain.PrimaryVersionSet{Version: domain.Version(e.PrimaryVersionSet.GetVersion())}, nil
@@ -248,6 +303,51 @@ func (d *decoder) event(e *eventsv1.Event) (domain.Event, SiteEvent) {
 	case *eventsv1.Event_KeyUpdated:
 		m := e.KeyUpdated
 		return domain.KeyUpdated{DisplayName: m.GetDisplayName(), Memo: m.GetMemo(), Labels: m.GetLabels()}, nil
+	case *eventsv1.Event_KeyArchived:
+		return domain.KeyArchived{}, nil
+	case *eventsv1.Event_KeyUnarchived:
+		return domain.KeyUnarchived{}, nil
+	case *eventsv1.Event_KeyExpired:
+		return domain.KeyExpired{}, nil
+	case *eventsv1.Event_KeyExpiryChanged:
+		return domain.KeyExpiryChanged{ExpireTime: microsTime(e.KeyExpiryChanged.GetExpireTimeMicros())}, nil
+	case *eventsv1.Event_KeyManagerChanged:
+		return domain.KeyManagerChanged{ManagedBy: e.KeyManagerChanged.GetManagedBy()}, nil
+	case *eventsv1.Event_KeyImportAwaited:
+		return domain.KeyImportAwaited{}, nil
+	case *eventsv1.Event_AutoRotationEnabled:
+		m := e.AutoRotationEnabled
+		return domain.AutoRotationEnabled{RotationPeriod: fromMicros(m.GetRotationPeriodMicros()), NextRotationTime: microsTime(m.GetNextRotationTimeMicros())}, nil
+	case *eventsv1.Event_AutoRotationDisabled:
+		return domain.AutoRotationDisabled{}, nil
+	case *eventsv1.Event_RotationPeriodChanged:
+		m := e.RotationPeriodChanged
+		return domain.RotationPeriodChanged{RotationPeriod: fromMicros(m.GetRotationPeriodMicros()), NextRotationTime: microsTime(m.GetNextRotationTimeMicros())}, nil
+	case *eventsv1.Event_RotationScheduled:
+		return domain.RotationScheduled{NextRotationTime: microsTime(e.RotationScheduled.GetNextRotationTimeMicros())}, nil
+	case *eventsv1.Event_MaxUsesChanged:
+		return domain.MaxUsesChanged{MaxUsesPerVersion: e.MaxUsesChanged.GetMaxUsesPerVersion()}, nil
+	case *eventsv1.Event_UsesLeased:
+		return domain.UsesLeased{Version: domain.Version(e.UsesLeased.GetVersion()), Uses: e.UsesLeased.GetUses()}, nil
+	case *eventsv1.Event_KeyVersionDestructionScheduled:
+		m := e.KeyVersionDestructionScheduled
+		return domain.KeyVersionDestructionScheduled{Version: domain.Version(m.GetVersion()), DeleteTime: microsTime(m.GetDeleteTimeMicros())}, nil
+	case *eventsv1.Event_KeyVersionRestored:
+		return domain.KeyVersionRestored{Version: domain.Version(e.KeyVersionRestored.GetVersion())}, nil
+	case *eventsv1.Event_KeyVersionDestroyed:
+		return domain.KeyVersionDestroyed{Version: domain.Version(e.KeyVersionDestroyed.GetVersion())}, nil
+	case *eventsv1.Event_KeyVersionImported:
+		m := e.KeyVersionImported
+		return domain.KeyVersionImported{
+			Version: domain.Version(m.GetVersion()), MaterialID: d.uid(m.GetMaterialId()), Origin: domain.Origin(m.GetOrigin()),
+			ImportJob: m.GetImportJob(), BlobDigest: m.GetBlobDigest(),
+		}, nil
+	case *eventsv1.Event_KeyMaterialDeleted:
+		return domain.KeyMaterialDeleted{Version: domain.Version(e.KeyMaterialDeleted.GetVersion())}, nil
+	case *eventsv1.Event_UsageBound:
+		return domain.UsageBound{Resource: e.UsageBound.GetResource(), Creator: e.UsageBound.GetCreator()}, nil
+	case *eventsv1.Event_UsageUnbound:
+		return domain.UsageUnbound{Resource: e.UsageUnbound.GetResource()}, nil
 	case *eventsv1.Event_MaterialErased:
 		m := e.MaterialErased
 		return domain.MaterialErased{Version: domain.Version(m.GetVersion()), MaterialID: d.uid(m.GetMaterialId())}, nil
@@ -350,6 +450,23 @@ func hashBytes(h [32]byte) []byte {
 	}
 	return h[:]
 }
+
+// timeMicros is t as events keep it; zero stays zero.
+func timeMicros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func microsTime(micros int64) time.Time {
+	if micros == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros).UTC()
+}
+
+func fromMicros(micros int64) time.Duration { return time.Duration(micros) * time.Microsecond }
 
 func micros(d time.Duration) uint64 { return uint64(max(0, d.Microseconds())) }
 

@@ -100,7 +100,7 @@ var origins = enum[kmsv1.KeyVersion_Origin, domain.Origin]{
 	kmsv1.KeyVersion_ORIGIN_UNSPECIFIED: "",
 	kmsv1.KeyVersion_GENERATED:          domain.Generated,
 	kmsv1.KeyVersion_IMPORTED:           domain.Imported,
-	kmsv1.KeyVersion_IMPORTED_CLEAR:     "",
+	kmsv1.KeyVersion_IMPORTED_CLEAR:     domain.ImportedClear,
 }
 
 var logCategories = enum[kmsv1.ActivityLog_Category, domain.Category]{

@@ -186,7 +186,7 @@ func (x ActivityRecord_Category) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActivityRecord_Category.Descriptor instead.
 func (ActivityRecord_Category) EnumDescriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{25, 0}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{44, 0}
 }
 
 // Outcome says what came of the attempt.
@@ -239,7 +239,7 @@ func (x ActivityRecord_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActivityRecord_Outcome.Descriptor instead.
 func (ActivityRecord_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{25, 1}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{44, 1}
 }
 
 // Commit is one message of KMS_EVENTS: what one command changed in one aggregate, and who asked. A command that found
@@ -605,6 +605,25 @@ type Event struct {
 	//	*Event_KeyUpdated
 	//	*Event_MaterialErased
 	//	*Event_MaterialErasureFailed
+	//	*Event_KeyArchived
+	//	*Event_KeyUnarchived
+	//	*Event_KeyExpired
+	//	*Event_KeyExpiryChanged
+	//	*Event_KeyManagerChanged
+	//	*Event_KeyImportAwaited
+	//	*Event_AutoRotationEnabled
+	//	*Event_AutoRotationDisabled
+	//	*Event_RotationPeriodChanged
+	//	*Event_RotationScheduled
+	//	*Event_MaxUsesChanged
+	//	*Event_UsesLeased
+	//	*Event_KeyVersionDestructionScheduled
+	//	*Event_KeyVersionRestored
+	//	*Event_KeyVersionDestroyed
+	//	*Event_KeyVersionImported
+	//	*Event_KeyMaterialDeleted
+	//	*Event_UsageBound
+	//	*Event_UsageUnbound
 	//	*Event_SiteCreated
 	//	*Event_RootCreated
 	//	*Event_KeyRingCreated
@@ -771,6 +790,177 @@ func (x *Event) GetMaterialErasureFailed() *MaterialErasureFailed {
 	return nil
 }
 
+func (x *Event) GetKeyArchived() *KeyArchived {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyArchived); ok {
+			return x.KeyArchived
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyUnarchived() *KeyUnarchived {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyUnarchived); ok {
+			return x.KeyUnarchived
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyExpired() *KeyExpired {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyExpired); ok {
+			return x.KeyExpired
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyExpiryChanged() *KeyExpiryChanged {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyExpiryChanged); ok {
+			return x.KeyExpiryChanged
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyManagerChanged() *KeyManagerChanged {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyManagerChanged); ok {
+			return x.KeyManagerChanged
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyImportAwaited() *KeyImportAwaited {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyImportAwaited); ok {
+			return x.KeyImportAwaited
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAutoRotationEnabled() *AutoRotationEnabled {
+	if x != nil {
+		if x, ok := x.Event.(*Event_AutoRotationEnabled); ok {
+			return x.AutoRotationEnabled
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetAutoRotationDisabled() *AutoRotationDisabled {
+	if x != nil {
+		if x, ok := x.Event.(*Event_AutoRotationDisabled); ok {
+			return x.AutoRotationDisabled
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRotationPeriodChanged() *RotationPeriodChanged {
+	if x != nil {
+		if x, ok := x.Event.(*Event_RotationPeriodChanged); ok {
+			return x.RotationPeriodChanged
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRotationScheduled() *RotationScheduled {
+	if x != nil {
+		if x, ok := x.Event.(*Event_RotationScheduled); ok {
+			return x.RotationScheduled
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetMaxUsesChanged() *MaxUsesChanged {
+	if x != nil {
+		if x, ok := x.Event.(*Event_MaxUsesChanged); ok {
+			return x.MaxUsesChanged
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetUsesLeased() *UsesLeased {
+	if x != nil {
+		if x, ok := x.Event.(*Event_UsesLeased); ok {
+			return x.UsesLeased
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyVersionDestructionScheduled() *KeyVersionDestructionScheduled {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyVersionDestructionScheduled); ok {
+			return x.KeyVersionDestructionScheduled
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyVersionRestored() *KeyVersionRestored {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyVersionRestored); ok {
+			return x.KeyVersionRestored
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyVersionDestroyed() *KeyVersionDestroyed {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyVersionDestroyed); ok {
+			return x.KeyVersionDestroyed
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyVersionImported() *KeyVersionImported {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyVersionImported); ok {
+			return x.KeyVersionImported
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetKeyMaterialDeleted() *KeyMaterialDeleted {
+	if x != nil {
+		if x, ok := x.Event.(*Event_KeyMaterialDeleted); ok {
+			return x.KeyMaterialDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetUsageBound() *UsageBound {
+	if x != nil {
+		if x, ok := x.Event.(*Event_UsageBound); ok {
+			return x.UsageBound
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetUsageUnbound() *UsageUnbound {
+	if x != nil {
+		if x, ok := x.Event.(*Event_UsageUnbound); ok {
+			return x.UsageUnbound
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetSiteCreated() *SiteCreated {
 	if x != nil {
 		if x, ok := x.Event.(*Event_SiteCreated); ok {
@@ -891,6 +1081,82 @@ type Event_MaterialErasureFailed struct {
 	MaterialErasureFailed *MaterialErasureFailed `protobuf:"bytes,13,opt,name=material_erasure_failed,json=materialErasureFailed,proto3,oneof"`
 }
 
+type Event_KeyArchived struct {
+	KeyArchived *KeyArchived `protobuf:"bytes,14,opt,name=key_archived,json=keyArchived,proto3,oneof"`
+}
+
+type Event_KeyUnarchived struct {
+	KeyUnarchived *KeyUnarchived `protobuf:"bytes,15,opt,name=key_unarchived,json=keyUnarchived,proto3,oneof"`
+}
+
+type Event_KeyExpired struct {
+	KeyExpired *KeyExpired `protobuf:"bytes,16,opt,name=key_expired,json=keyExpired,proto3,oneof"`
+}
+
+type Event_KeyExpiryChanged struct {
+	KeyExpiryChanged *KeyExpiryChanged `protobuf:"bytes,17,opt,name=key_expiry_changed,json=keyExpiryChanged,proto3,oneof"`
+}
+
+type Event_KeyManagerChanged struct {
+	KeyManagerChanged *KeyManagerChanged `protobuf:"bytes,18,opt,name=key_manager_changed,json=keyManagerChanged,proto3,oneof"`
+}
+
+type Event_KeyImportAwaited struct {
+	KeyImportAwaited *KeyImportAwaited `protobuf:"bytes,19,opt,name=key_import_awaited,json=keyImportAwaited,proto3,oneof"`
+}
+
+type Event_AutoRotationEnabled struct {
+	AutoRotationEnabled *AutoRotationEnabled `protobuf:"bytes,20,opt,name=auto_rotation_enabled,json=autoRotationEnabled,proto3,oneof"`
+}
+
+type Event_AutoRotationDisabled struct {
+	AutoRotationDisabled *AutoRotationDisabled `protobuf:"bytes,21,opt,name=auto_rotation_disabled,json=autoRotationDisabled,proto3,oneof"`
+}
+
+type Event_RotationPeriodChanged struct {
+	RotationPeriodChanged *RotationPeriodChanged `protobuf:"bytes,22,opt,name=rotation_period_changed,json=rotationPeriodChanged,proto3,oneof"`
+}
+
+type Event_RotationScheduled struct {
+	RotationScheduled *RotationScheduled `protobuf:"bytes,23,opt,name=rotation_scheduled,json=rotationScheduled,proto3,oneof"`
+}
+
+type Event_MaxUsesChanged struct {
+	MaxUsesChanged *MaxUsesChanged `protobuf:"bytes,24,opt,name=max_uses_changed,json=maxUsesChanged,proto3,oneof"`
+}
+
+type Event_UsesLeased struct {
+	UsesLeased *UsesLeased `protobuf:"bytes,25,opt,name=uses_leased,json=usesLeased,proto3,oneof"`
+}
+
+type Event_KeyVersionDestructionScheduled struct {
+	KeyVersionDestructionScheduled *KeyVersionDestructionScheduled `protobuf:"bytes,26,opt,name=key_version_destruction_scheduled,json=keyVersionDestructionScheduled,proto3,oneof"`
+}
+
+type Event_KeyVersionRestored struct {
+	KeyVersionRestored *KeyVersionRestored `protobuf:"bytes,27,opt,name=key_version_restored,json=keyVersionRestored,proto3,oneof"`
+}
+
+type Event_KeyVersionDestroyed struct {
+	KeyVersionDestroyed *KeyVersionDestroyed `protobuf:"bytes,28,opt,name=key_version_destroyed,json=keyVersionDestroyed,proto3,oneof"`
+}
+
+type Event_KeyVersionImported struct {
+	KeyVersionImported *KeyVersionImported `protobuf:"bytes,29,opt,name=key_version_imported,json=keyVersionImported,proto3,oneof"`
+}
+
+type Event_KeyMaterialDeleted struct {
+	KeyMaterialDeleted *KeyMaterialDeleted `protobuf:"bytes,30,opt,name=key_material_deleted,json=keyMaterialDeleted,proto3,oneof"`
+}
+
+type Event_UsageBound struct {
+	UsageBound *UsageBound `protobuf:"bytes,31,opt,name=usage_bound,json=usageBound,proto3,oneof"`
+}
+
+type Event_UsageUnbound struct {
+	UsageUnbound *UsageUnbound `protobuf:"bytes,32,opt,name=usage_unbound,json=usageUnbound,proto3,oneof"`
+}
+
 type Event_SiteCreated struct {
 	// The site: 100 to 199.
 	SiteCreated *SiteCreated `protobuf:"bytes,100,opt,name=site_created,json=siteCreated,proto3,oneof"`
@@ -947,6 +1213,44 @@ func (*Event_KeyUpdated) isEvent_Event() {}
 func (*Event_MaterialErased) isEvent_Event() {}
 
 func (*Event_MaterialErasureFailed) isEvent_Event() {}
+
+func (*Event_KeyArchived) isEvent_Event() {}
+
+func (*Event_KeyUnarchived) isEvent_Event() {}
+
+func (*Event_KeyExpired) isEvent_Event() {}
+
+func (*Event_KeyExpiryChanged) isEvent_Event() {}
+
+func (*Event_KeyManagerChanged) isEvent_Event() {}
+
+func (*Event_KeyImportAwaited) isEvent_Event() {}
+
+func (*Event_AutoRotationEnabled) isEvent_Event() {}
+
+func (*Event_AutoRotationDisabled) isEvent_Event() {}
+
+func (*Event_RotationPeriodChanged) isEvent_Event() {}
+
+func (*Event_RotationScheduled) isEvent_Event() {}
+
+func (*Event_MaxUsesChanged) isEvent_Event() {}
+
+func (*Event_UsesLeased) isEvent_Event() {}
+
+func (*Event_KeyVersionDestructionScheduled) isEvent_Event() {}
+
+func (*Event_KeyVersionRestored) isEvent_Event() {}
+
+func (*Event_KeyVersionDestroyed) isEvent_Event() {}
+
+func (*Event_KeyVersionImported) isEvent_Event() {}
+
+func (*Event_KeyMaterialDeleted) isEvent_Event() {}
+
+func (*Event_UsageBound) isEvent_Event() {}
+
+func (*Event_UsageUnbound) isEvent_Event() {}
 
 func (*Event_SiteCreated) isEvent_Event() {}
 
@@ -1082,8 +1386,21 @@ type KeyCreated struct {
 	Labels          map[string]string      `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Creator         string                 `protobuf:"bytes,9,opt,name=creator,proto3" json:"creator,omitempty"`
 	LedgerTag       []byte                 `protobuf:"bytes,10,opt,name=ledger_tag,json=ledgerTag,proto3" json:"ledger_tag,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	ManagedBy       string                 `protobuf:"bytes,11,opt,name=managed_by,json=managedBy,proto3" json:"managed_by,omitempty"`
+	// The key waits for its first material to be imported.
+	ImportOnly bool `protobuf:"varint,12,opt,name=import_only,json=importOnly,proto3" json:"import_only,omitempty"`
+	// Whole days. Zero: none was chosen.
+	RotationPeriodMicros int64 `protobuf:"varint,13,opt,name=rotation_period_micros,json=rotationPeriodMicros,proto3" json:"rotation_period_micros,omitempty"`
+	// Zero: automatic rotation is off.
+	NextRotationTimeMicros int64 `protobuf:"varint,14,opt,name=next_rotation_time_micros,json=nextRotationTimeMicros,proto3" json:"next_rotation_time_micros,omitempty"`
+	// Zero: any number.
+	MaxUsesPerVersion uint64 `protobuf:"varint,15,opt,name=max_uses_per_version,json=maxUsesPerVersion,proto3" json:"max_uses_per_version,omitempty"`
+	// Zero: never.
+	ExpireTimeMicros int64 `protobuf:"varint,16,opt,name=expire_time_micros,json=expireTimeMicros,proto3" json:"expire_time_micros,omitempty"`
+	// Zero: none was chosen.
+	DestroyWaitMicros int64 `protobuf:"varint,17,opt,name=destroy_wait_micros,json=destroyWaitMicros,proto3" json:"destroy_wait_micros,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *KeyCreated) Reset() {
@@ -1186,6 +1503,55 @@ func (x *KeyCreated) GetLedgerTag() []byte {
 	return nil
 }
 
+func (x *KeyCreated) GetManagedBy() string {
+	if x != nil {
+		return x.ManagedBy
+	}
+	return ""
+}
+
+func (x *KeyCreated) GetImportOnly() bool {
+	if x != nil {
+		return x.ImportOnly
+	}
+	return false
+}
+
+func (x *KeyCreated) GetRotationPeriodMicros() int64 {
+	if x != nil {
+		return x.RotationPeriodMicros
+	}
+	return 0
+}
+
+func (x *KeyCreated) GetNextRotationTimeMicros() int64 {
+	if x != nil {
+		return x.NextRotationTimeMicros
+	}
+	return 0
+}
+
+func (x *KeyCreated) GetMaxUsesPerVersion() uint64 {
+	if x != nil {
+		return x.MaxUsesPerVersion
+	}
+	return 0
+}
+
+func (x *KeyCreated) GetExpireTimeMicros() int64 {
+	if x != nil {
+		return x.ExpireTimeMicros
+	}
+	return 0
+}
+
+func (x *KeyCreated) GetDestroyWaitMicros() int64 {
+	if x != nil {
+		return x.DestroyWaitMicros
+	}
+	return 0
+}
+
 // KeyVersionAdded names material that is already stored.
 type KeyVersionAdded struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
@@ -1198,7 +1564,9 @@ type KeyVersionAdded struct {
 	// DER SubjectPublicKeyInfo; empty for secret keys.
 	PublicKey []byte `protobuf:"bytes,6,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
 	// Of the wrapped key as it was first stored.
-	BlobDigest    []byte `protobuf:"bytes,7,opt,name=blob_digest,json=blobDigest,proto3" json:"blob_digest,omitempty"`
+	BlobDigest []byte `protobuf:"bytes,7,opt,name=blob_digest,json=blobDigest,proto3" json:"blob_digest,omitempty"`
+	// Empty if the material was not imported through a job.
+	ImportJob     string `protobuf:"bytes,8,opt,name=import_job,json=importJob,proto3" json:"import_job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1282,6 +1650,13 @@ func (x *KeyVersionAdded) GetBlobDigest() []byte {
 	return nil
 }
 
+func (x *KeyVersionAdded) GetImportJob() string {
+	if x != nil {
+		return x.ImportJob
+	}
+	return ""
+}
+
 // PrimaryVersionSet says which version new ciphertexts are made with from here on.
 type PrimaryVersionSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1327,7 +1702,7 @@ func (x *PrimaryVersionSet) GetVersion() int32 {
 	return 0
 }
 
-// KeyEnabled ends KeyDisabled.
+// KeyEnabled lets the key be used, whatever kept it from that before.
 type KeyEnabled struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1671,7 +2046,898 @@ func (x *KeyUpdated) GetLabels() map[string]string {
 	return nil
 }
 
-// MaterialErased says that a destroyed version's wrapped key was removed from the material store.
+// KeyArchived lets the key only decrypt from here on.
+type KeyArchived struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyArchived) Reset() {
+	*x = KeyArchived{}
+	mi := &file_events_v1_events_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyArchived) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyArchived) ProtoMessage() {}
+
+func (x *KeyArchived) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyArchived.ProtoReflect.Descriptor instead.
+func (*KeyArchived) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{17}
+}
+
+// KeyUnarchived ends KeyArchived and leaves the key disabled.
+type KeyUnarchived struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyUnarchived) Reset() {
+	*x = KeyUnarchived{}
+	mi := &file_events_v1_events_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyUnarchived) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyUnarchived) ProtoMessage() {}
+
+func (x *KeyUnarchived) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyUnarchived.ProtoReflect.Descriptor instead.
+func (*KeyUnarchived) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{18}
+}
+
+// KeyExpired says that the key's expire time has come.
+type KeyExpired struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyExpired) Reset() {
+	*x = KeyExpired{}
+	mi := &file_events_v1_events_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyExpired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyExpired) ProtoMessage() {}
+
+func (x *KeyExpired) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyExpired.ProtoReflect.Descriptor instead.
+func (*KeyExpired) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{19}
+}
+
+// KeyExpiryChanged moves the expire time.
+type KeyExpiryChanged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Zero: the key does not expire.
+	ExpireTimeMicros int64 `protobuf:"varint,1,opt,name=expire_time_micros,json=expireTimeMicros,proto3" json:"expire_time_micros,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *KeyExpiryChanged) Reset() {
+	*x = KeyExpiryChanged{}
+	mi := &file_events_v1_events_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyExpiryChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyExpiryChanged) ProtoMessage() {}
+
+func (x *KeyExpiryChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyExpiryChanged.ProtoReflect.Descriptor instead.
+func (*KeyExpiryChanged) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *KeyExpiryChanged) GetExpireTimeMicros() int64 {
+	if x != nil {
+		return x.ExpireTimeMicros
+	}
+	return 0
+}
+
+// KeyManagerChanged says what manages the key from here on.
+type KeyManagerChanged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ManagedBy     string                 `protobuf:"bytes,1,opt,name=managed_by,json=managedBy,proto3" json:"managed_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyManagerChanged) Reset() {
+	*x = KeyManagerChanged{}
+	mi := &file_events_v1_events_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyManagerChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyManagerChanged) ProtoMessage() {}
+
+func (x *KeyManagerChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyManagerChanged.ProtoReflect.Descriptor instead.
+func (*KeyManagerChanged) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *KeyManagerChanged) GetManagedBy() string {
+	if x != nil {
+		return x.ManagedBy
+	}
+	return ""
+}
+
+// KeyImportAwaited stops every use of the key until material is imported.
+type KeyImportAwaited struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyImportAwaited) Reset() {
+	*x = KeyImportAwaited{}
+	mi := &file_events_v1_events_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyImportAwaited) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyImportAwaited) ProtoMessage() {}
+
+func (x *KeyImportAwaited) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyImportAwaited.ProtoReflect.Descriptor instead.
+func (*KeyImportAwaited) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{22}
+}
+
+// AutoRotationEnabled starts automatic rotation.
+type AutoRotationEnabled struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	RotationPeriodMicros   int64                  `protobuf:"varint,1,opt,name=rotation_period_micros,json=rotationPeriodMicros,proto3" json:"rotation_period_micros,omitempty"`
+	NextRotationTimeMicros int64                  `protobuf:"varint,2,opt,name=next_rotation_time_micros,json=nextRotationTimeMicros,proto3" json:"next_rotation_time_micros,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *AutoRotationEnabled) Reset() {
+	*x = AutoRotationEnabled{}
+	mi := &file_events_v1_events_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AutoRotationEnabled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AutoRotationEnabled) ProtoMessage() {}
+
+func (x *AutoRotationEnabled) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AutoRotationEnabled.ProtoReflect.Descriptor instead.
+func (*AutoRotationEnabled) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AutoRotationEnabled) GetRotationPeriodMicros() int64 {
+	if x != nil {
+		return x.RotationPeriodMicros
+	}
+	return 0
+}
+
+func (x *AutoRotationEnabled) GetNextRotationTimeMicros() int64 {
+	if x != nil {
+		return x.NextRotationTimeMicros
+	}
+	return 0
+}
+
+// AutoRotationDisabled ends automatic rotation. The period is kept.
+type AutoRotationDisabled struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AutoRotationDisabled) Reset() {
+	*x = AutoRotationDisabled{}
+	mi := &file_events_v1_events_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AutoRotationDisabled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AutoRotationDisabled) ProtoMessage() {}
+
+func (x *AutoRotationDisabled) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AutoRotationDisabled.ProtoReflect.Descriptor instead.
+func (*AutoRotationDisabled) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{24}
+}
+
+// RotationPeriodChanged gives automatic rotation another period, and with it another next time.
+type RotationPeriodChanged struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	RotationPeriodMicros   int64                  `protobuf:"varint,1,opt,name=rotation_period_micros,json=rotationPeriodMicros,proto3" json:"rotation_period_micros,omitempty"`
+	NextRotationTimeMicros int64                  `protobuf:"varint,2,opt,name=next_rotation_time_micros,json=nextRotationTimeMicros,proto3" json:"next_rotation_time_micros,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *RotationPeriodChanged) Reset() {
+	*x = RotationPeriodChanged{}
+	mi := &file_events_v1_events_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationPeriodChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationPeriodChanged) ProtoMessage() {}
+
+func (x *RotationPeriodChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationPeriodChanged.ProtoReflect.Descriptor instead.
+func (*RotationPeriodChanged) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RotationPeriodChanged) GetRotationPeriodMicros() int64 {
+	if x != nil {
+		return x.RotationPeriodMicros
+	}
+	return 0
+}
+
+func (x *RotationPeriodChanged) GetNextRotationTimeMicros() int64 {
+	if x != nil {
+		return x.NextRotationTimeMicros
+	}
+	return 0
+}
+
+// RotationScheduled moves the next automatic rotation.
+type RotationScheduled struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	NextRotationTimeMicros int64                  `protobuf:"varint,1,opt,name=next_rotation_time_micros,json=nextRotationTimeMicros,proto3" json:"next_rotation_time_micros,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *RotationScheduled) Reset() {
+	*x = RotationScheduled{}
+	mi := &file_events_v1_events_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationScheduled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationScheduled) ProtoMessage() {}
+
+func (x *RotationScheduled) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationScheduled.ProtoReflect.Descriptor instead.
+func (*RotationScheduled) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RotationScheduled) GetNextRotationTimeMicros() int64 {
+	if x != nil {
+		return x.NextRotationTimeMicros
+	}
+	return 0
+}
+
+// MaxUsesChanged says how many encryptions each version may make, those made already included.
+type MaxUsesChanged struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Zero: any number.
+	MaxUsesPerVersion uint64 `protobuf:"varint,1,opt,name=max_uses_per_version,json=maxUsesPerVersion,proto3" json:"max_uses_per_version,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *MaxUsesChanged) Reset() {
+	*x = MaxUsesChanged{}
+	mi := &file_events_v1_events_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaxUsesChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaxUsesChanged) ProtoMessage() {}
+
+func (x *MaxUsesChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaxUsesChanged.ProtoReflect.Descriptor instead.
+func (*MaxUsesChanged) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *MaxUsesChanged) GetMaxUsesPerVersion() uint64 {
+	if x != nil {
+		return x.MaxUsesPerVersion
+	}
+	return 0
+}
+
+// UsesLeased lets a node make that many encryptions with the version.
+type UsesLeased struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       int32                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Uses          uint64                 `protobuf:"varint,2,opt,name=uses,proto3" json:"uses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsesLeased) Reset() {
+	*x = UsesLeased{}
+	mi := &file_events_v1_events_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsesLeased) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsesLeased) ProtoMessage() {}
+
+func (x *UsesLeased) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsesLeased.ProtoReflect.Descriptor instead.
+func (*UsesLeased) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *UsesLeased) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *UsesLeased) GetUses() uint64 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+// KeyVersionDestructionScheduled stops every use of the version, which is destroyed at that time unless it is restored.
+type KeyVersionDestructionScheduled struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Version          int32                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	DeleteTimeMicros int64                  `protobuf:"varint,2,opt,name=delete_time_micros,json=deleteTimeMicros,proto3" json:"delete_time_micros,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *KeyVersionDestructionScheduled) Reset() {
+	*x = KeyVersionDestructionScheduled{}
+	mi := &file_events_v1_events_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyVersionDestructionScheduled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyVersionDestructionScheduled) ProtoMessage() {}
+
+func (x *KeyVersionDestructionScheduled) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyVersionDestructionScheduled.ProtoReflect.Descriptor instead.
+func (*KeyVersionDestructionScheduled) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *KeyVersionDestructionScheduled) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *KeyVersionDestructionScheduled) GetDeleteTimeMicros() int64 {
+	if x != nil {
+		return x.DeleteTimeMicros
+	}
+	return 0
+}
+
+// KeyVersionRestored ends KeyVersionDestructionScheduled and leaves the version disabled.
+type KeyVersionRestored struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       int32                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyVersionRestored) Reset() {
+	*x = KeyVersionRestored{}
+	mi := &file_events_v1_events_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyVersionRestored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyVersionRestored) ProtoMessage() {}
+
+func (x *KeyVersionRestored) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyVersionRestored.ProtoReflect.Descriptor instead.
+func (*KeyVersionRestored) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *KeyVersionRestored) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// KeyVersionDestroyed ends the version. Its material is erased after this, never before.
+type KeyVersionDestroyed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       int32                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyVersionDestroyed) Reset() {
+	*x = KeyVersionDestroyed{}
+	mi := &file_events_v1_events_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyVersionDestroyed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyVersionDestroyed) ProtoMessage() {}
+
+func (x *KeyVersionDestroyed) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyVersionDestroyed.ProtoReflect.Descriptor instead.
+func (*KeyVersionDestroyed) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *KeyVersionDestroyed) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// KeyVersionImported gives a version whose material was deleted the same material again, stored under another id.
+type KeyVersionImported struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Version    int32                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	MaterialId []byte                 `protobuf:"bytes,2,opt,name=material_id,json=materialId,proto3" json:"material_id,omitempty"`
+	Origin     string                 `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	ImportJob  string                 `protobuf:"bytes,4,opt,name=import_job,json=importJob,proto3" json:"import_job,omitempty"`
+	// Of the wrapped key as it was stored this time.
+	BlobDigest    []byte `protobuf:"bytes,5,opt,name=blob_digest,json=blobDigest,proto3" json:"blob_digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyVersionImported) Reset() {
+	*x = KeyVersionImported{}
+	mi := &file_events_v1_events_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyVersionImported) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyVersionImported) ProtoMessage() {}
+
+func (x *KeyVersionImported) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyVersionImported.ProtoReflect.Descriptor instead.
+func (*KeyVersionImported) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *KeyVersionImported) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *KeyVersionImported) GetMaterialId() []byte {
+	if x != nil {
+		return x.MaterialId
+	}
+	return nil
+}
+
+func (x *KeyVersionImported) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *KeyVersionImported) GetImportJob() string {
+	if x != nil {
+		return x.ImportJob
+	}
+	return ""
+}
+
+func (x *KeyVersionImported) GetBlobDigest() []byte {
+	if x != nil {
+		return x.BlobDigest
+	}
+	return nil
+}
+
+// KeyMaterialDeleted takes an imported version its material, which is erased after this, until it is imported again.
+type KeyMaterialDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       int32                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyMaterialDeleted) Reset() {
+	*x = KeyMaterialDeleted{}
+	mi := &file_events_v1_events_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyMaterialDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyMaterialDeleted) ProtoMessage() {}
+
+func (x *KeyMaterialDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyMaterialDeleted.ProtoReflect.Descriptor instead.
+func (*KeyMaterialDeleted) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *KeyMaterialDeleted) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// UsageBound says that a resource depends on the key from here on.
+type UsageBound struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	Creator       string                 `protobuf:"bytes,2,opt,name=creator,proto3" json:"creator,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageBound) Reset() {
+	*x = UsageBound{}
+	mi := &file_events_v1_events_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageBound) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageBound) ProtoMessage() {}
+
+func (x *UsageBound) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageBound.ProtoReflect.Descriptor instead.
+func (*UsageBound) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *UsageBound) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *UsageBound) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+// UsageUnbound says that the resource no longer depends on the key.
+type UsageUnbound struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resource      string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageUnbound) Reset() {
+	*x = UsageUnbound{}
+	mi := &file_events_v1_events_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageUnbound) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageUnbound) ProtoMessage() {}
+
+func (x *UsageUnbound) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageUnbound.ProtoReflect.Descriptor instead.
+func (*UsageUnbound) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *UsageUnbound) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+// MaterialErased says that a wrapped key that is no longer to be used was removed from the material store: a destroyed
+// version's, or one deleted from an imported version.
 type MaterialErased struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       int32                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -1682,7 +2948,7 @@ type MaterialErased struct {
 
 func (x *MaterialErased) Reset() {
 	*x = MaterialErased{}
-	mi := &file_events_v1_events_proto_msgTypes[17]
+	mi := &file_events_v1_events_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +2960,7 @@ func (x *MaterialErased) String() string {
 func (*MaterialErased) ProtoMessage() {}
 
 func (x *MaterialErased) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[17]
+	mi := &file_events_v1_events_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +2973,7 @@ func (x *MaterialErased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaterialErased.ProtoReflect.Descriptor instead.
 func (*MaterialErased) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{17}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MaterialErased) GetVersion() int32 {
@@ -1736,7 +3002,7 @@ type MaterialErasureFailed struct {
 
 func (x *MaterialErasureFailed) Reset() {
 	*x = MaterialErasureFailed{}
-	mi := &file_events_v1_events_proto_msgTypes[18]
+	mi := &file_events_v1_events_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1748,7 +3014,7 @@ func (x *MaterialErasureFailed) String() string {
 func (*MaterialErasureFailed) ProtoMessage() {}
 
 func (x *MaterialErasureFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[18]
+	mi := &file_events_v1_events_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1761,7 +3027,7 @@ func (x *MaterialErasureFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaterialErasureFailed.ProtoReflect.Descriptor instead.
 func (*MaterialErasureFailed) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{18}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MaterialErasureFailed) GetVersion() int32 {
@@ -1797,7 +3063,7 @@ type KeyRingCreated struct {
 
 func (x *KeyRingCreated) Reset() {
 	*x = KeyRingCreated{}
-	mi := &file_events_v1_events_proto_msgTypes[19]
+	mi := &file_events_v1_events_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +3075,7 @@ func (x *KeyRingCreated) String() string {
 func (*KeyRingCreated) ProtoMessage() {}
 
 func (x *KeyRingCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[19]
+	mi := &file_events_v1_events_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +3088,7 @@ func (x *KeyRingCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRingCreated.ProtoReflect.Descriptor instead.
 func (*KeyRingCreated) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{19}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *KeyRingCreated) GetName() string {
@@ -1855,7 +3121,7 @@ type KeyRingArchived struct {
 
 func (x *KeyRingArchived) Reset() {
 	*x = KeyRingArchived{}
-	mi := &file_events_v1_events_proto_msgTypes[20]
+	mi := &file_events_v1_events_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +3133,7 @@ func (x *KeyRingArchived) String() string {
 func (*KeyRingArchived) ProtoMessage() {}
 
 func (x *KeyRingArchived) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[20]
+	mi := &file_events_v1_events_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +3146,7 @@ func (x *KeyRingArchived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRingArchived.ProtoReflect.Descriptor instead.
 func (*KeyRingArchived) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{20}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{39}
 }
 
 // KeyRingUnarchived ends KeyRingArchived.
@@ -1892,7 +3158,7 @@ type KeyRingUnarchived struct {
 
 func (x *KeyRingUnarchived) Reset() {
 	*x = KeyRingUnarchived{}
-	mi := &file_events_v1_events_proto_msgTypes[21]
+	mi := &file_events_v1_events_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +3170,7 @@ func (x *KeyRingUnarchived) String() string {
 func (*KeyRingUnarchived) ProtoMessage() {}
 
 func (x *KeyRingUnarchived) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[21]
+	mi := &file_events_v1_events_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +3183,7 @@ func (x *KeyRingUnarchived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRingUnarchived.ProtoReflect.Descriptor instead.
 func (*KeyRingUnarchived) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{21}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{40}
 }
 
 // KeyAliasSet makes the alias stand for a key, and for no other any more.
@@ -1932,7 +3198,7 @@ type KeyAliasSet struct {
 
 func (x *KeyAliasSet) Reset() {
 	*x = KeyAliasSet{}
-	mi := &file_events_v1_events_proto_msgTypes[22]
+	mi := &file_events_v1_events_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +3210,7 @@ func (x *KeyAliasSet) String() string {
 func (*KeyAliasSet) ProtoMessage() {}
 
 func (x *KeyAliasSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[22]
+	mi := &file_events_v1_events_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +3223,7 @@ func (x *KeyAliasSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliasSet.ProtoReflect.Descriptor instead.
 func (*KeyAliasSet) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{22}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *KeyAliasSet) GetName() string {
@@ -1990,7 +3256,7 @@ type KeyAliasRemoved struct {
 
 func (x *KeyAliasRemoved) Reset() {
 	*x = KeyAliasRemoved{}
-	mi := &file_events_v1_events_proto_msgTypes[23]
+	mi := &file_events_v1_events_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +3268,7 @@ func (x *KeyAliasRemoved) String() string {
 func (*KeyAliasRemoved) ProtoMessage() {}
 
 func (x *KeyAliasRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[23]
+	mi := &file_events_v1_events_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +3281,7 @@ func (x *KeyAliasRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliasRemoved.ProtoReflect.Descriptor instead.
 func (*KeyAliasRemoved) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{23}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{42}
 }
 
 // ActivityBatch is one message of KMS_ACTIVITY: records that became durable together. A record is complete in itself, so
@@ -2030,7 +3296,7 @@ type ActivityBatch struct {
 
 func (x *ActivityBatch) Reset() {
 	*x = ActivityBatch{}
-	mi := &file_events_v1_events_proto_msgTypes[24]
+	mi := &file_events_v1_events_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +3308,7 @@ func (x *ActivityBatch) String() string {
 func (*ActivityBatch) ProtoMessage() {}
 
 func (x *ActivityBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[24]
+	mi := &file_events_v1_events_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +3321,7 @@ func (x *ActivityBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityBatch.ProtoReflect.Descriptor instead.
 func (*ActivityBatch) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{24}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ActivityBatch) GetRecords() []*ActivityRecord {
@@ -2101,7 +3367,7 @@ type ActivityRecord struct {
 
 func (x *ActivityRecord) Reset() {
 	*x = ActivityRecord{}
-	mi := &file_events_v1_events_proto_msgTypes[25]
+	mi := &file_events_v1_events_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +3379,7 @@ func (x *ActivityRecord) String() string {
 func (*ActivityRecord) ProtoMessage() {}
 
 func (x *ActivityRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[25]
+	mi := &file_events_v1_events_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +3392,7 @@ func (x *ActivityRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityRecord.ProtoReflect.Descriptor instead.
 func (*ActivityRecord) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{25}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ActivityRecord) GetTimeMicros() int64 {
@@ -2274,7 +3540,7 @@ type MaterialBlob struct {
 
 func (x *MaterialBlob) Reset() {
 	*x = MaterialBlob{}
-	mi := &file_events_v1_events_proto_msgTypes[26]
+	mi := &file_events_v1_events_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2286,7 +3552,7 @@ func (x *MaterialBlob) String() string {
 func (*MaterialBlob) ProtoMessage() {}
 
 func (x *MaterialBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[26]
+	mi := &file_events_v1_events_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2299,7 +3565,7 @@ func (x *MaterialBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaterialBlob.ProtoReflect.Descriptor instead.
 func (*MaterialBlob) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{26}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MaterialBlob) GetBlob() []byte {
@@ -2351,7 +3617,7 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x0ecorrelation_id\x18\b \x01(\tR\rcorrelationId\x12\x19\n" +
 	"\btrace_id\x18\t \x01(\fR\atraceId\x12!\n" +
 	"\faddress_zone\x18\n" +
-	" \x01(\tR\vaddressZone\"\xb1\v\n" +
+	" \x01(\tR\vaddressZone\"\xf1\x16\n" +
 	"\x05Event\x128\n" +
 	"\vkey_created\x18\x01 \x01(\v2\x15.events.v1.KeyCreatedH\x00R\n" +
 	"keyCreated\x12H\n" +
@@ -2370,6 +3636,28 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"keyUpdated\x12D\n" +
 	"\x0fmaterial_erased\x18\f \x01(\v2\x19.events.v1.MaterialErasedH\x00R\x0ematerialErased\x12Z\n" +
 	"\x17material_erasure_failed\x18\r \x01(\v2 .events.v1.MaterialErasureFailedH\x00R\x15materialErasureFailed\x12;\n" +
+	"\fkey_archived\x18\x0e \x01(\v2\x16.events.v1.KeyArchivedH\x00R\vkeyArchived\x12A\n" +
+	"\x0ekey_unarchived\x18\x0f \x01(\v2\x18.events.v1.KeyUnarchivedH\x00R\rkeyUnarchived\x128\n" +
+	"\vkey_expired\x18\x10 \x01(\v2\x15.events.v1.KeyExpiredH\x00R\n" +
+	"keyExpired\x12K\n" +
+	"\x12key_expiry_changed\x18\x11 \x01(\v2\x1b.events.v1.KeyExpiryChangedH\x00R\x10keyExpiryChanged\x12N\n" +
+	"\x13key_manager_changed\x18\x12 \x01(\v2\x1c.events.v1.KeyManagerChangedH\x00R\x11keyManagerChanged\x12K\n" +
+	"\x12key_import_awaited\x18\x13 \x01(\v2\x1b.events.v1.KeyImportAwaitedH\x00R\x10keyImportAwaited\x12T\n" +
+	"\x15auto_rotation_enabled\x18\x14 \x01(\v2\x1e.events.v1.AutoRotationEnabledH\x00R\x13autoRotationEnabled\x12W\n" +
+	"\x16auto_rotation_disabled\x18\x15 \x01(\v2\x1f.events.v1.AutoRotationDisabledH\x00R\x14autoRotationDisabled\x12Z\n" +
+	"\x17rotation_period_changed\x18\x16 \x01(\v2 .events.v1.RotationPeriodChangedH\x00R\x15rotationPeriodChanged\x12M\n" +
+	"\x12rotation_scheduled\x18\x17 \x01(\v2\x1c.events.v1.RotationScheduledH\x00R\x11rotationScheduled\x12E\n" +
+	"\x10max_uses_changed\x18\x18 \x01(\v2\x19.events.v1.MaxUsesChangedH\x00R\x0emaxUsesChanged\x128\n" +
+	"\vuses_leased\x18\x19 \x01(\v2\x15.events.v1.UsesLeasedH\x00R\n" +
+	"usesLeased\x12v\n" +
+	"!key_version_destruction_scheduled\x18\x1a \x01(\v2).events.v1.KeyVersionDestructionScheduledH\x00R\x1ekeyVersionDestructionScheduled\x12Q\n" +
+	"\x14key_version_restored\x18\x1b \x01(\v2\x1d.events.v1.KeyVersionRestoredH\x00R\x12keyVersionRestored\x12T\n" +
+	"\x15key_version_destroyed\x18\x1c \x01(\v2\x1e.events.v1.KeyVersionDestroyedH\x00R\x13keyVersionDestroyed\x12Q\n" +
+	"\x14key_version_imported\x18\x1d \x01(\v2\x1d.events.v1.KeyVersionImportedH\x00R\x12keyVersionImported\x12Q\n" +
+	"\x14key_material_deleted\x18\x1e \x01(\v2\x1d.events.v1.KeyMaterialDeletedH\x00R\x12keyMaterialDeleted\x128\n" +
+	"\vusage_bound\x18\x1f \x01(\v2\x15.events.v1.UsageBoundH\x00R\n" +
+	"usageBound\x12>\n" +
+	"\rusage_unbound\x18  \x01(\v2\x17.events.v1.UsageUnboundH\x00R\fusageUnbound\x12;\n" +
 	"\fsite_created\x18d \x01(\v2\x16.events.v1.SiteCreatedH\x00R\vsiteCreated\x12;\n" +
 	"\froot_created\x18e \x01(\v2\x16.events.v1.RootCreatedH\x00R\vrootCreated\x12F\n" +
 	"\x10key_ring_created\x18\xc8\x01 \x01(\v2\x19.events.v1.KeyRingCreatedH\x00R\x0ekeyRingCreated\x12I\n" +
@@ -2383,7 +3671,7 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\vRootCreated\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bsentinel\x18\x02 \x01(\fR\bsentinel\x12!\n" +
-	"\ftoken_serial\x18\x03 \x01(\tR\vtokenSerial\"\xfb\x02\n" +
+	"\ftoken_serial\x18\x03 \x01(\tR\vtokenSerial\"\xbb\x05\n" +
 	"\n" +
 	"KeyCreated\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\fR\x03uid\x12\x12\n" +
@@ -2397,10 +3685,19 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\acreator\x18\t \x01(\tR\acreator\x12\x1d\n" +
 	"\n" +
 	"ledger_tag\x18\n" +
-	" \x01(\fR\tledgerTag\x1a9\n" +
+	" \x01(\fR\tledgerTag\x12\x1d\n" +
+	"\n" +
+	"managed_by\x18\v \x01(\tR\tmanagedBy\x12\x1f\n" +
+	"\vimport_only\x18\f \x01(\bR\n" +
+	"importOnly\x124\n" +
+	"\x16rotation_period_micros\x18\r \x01(\x03R\x14rotationPeriodMicros\x129\n" +
+	"\x19next_rotation_time_micros\x18\x0e \x01(\x03R\x16nextRotationTimeMicros\x12/\n" +
+	"\x14max_uses_per_version\x18\x0f \x01(\x04R\x11maxUsesPerVersion\x12,\n" +
+	"\x12expire_time_micros\x18\x10 \x01(\x03R\x10expireTimeMicros\x12.\n" +
+	"\x13destroy_wait_micros\x18\x11 \x01(\x03R\x11destroyWaitMicros\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x02\n" +
 	"\x0fKeyVersionAdded\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12\x1f\n" +
 	"\vmaterial_id\x18\x02 \x01(\fR\n" +
@@ -2411,7 +3708,9 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\n" +
 	"public_key\x18\x06 \x01(\fR\tpublicKey\x12\x1f\n" +
 	"\vblob_digest\x18\a \x01(\fR\n" +
-	"blobDigest\"-\n" +
+	"blobDigest\x12\x1d\n" +
+	"\n" +
+	"import_job\x18\b \x01(\tR\timportJob\"-\n" +
 	"\x11PrimaryVersionSet\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\"\f\n" +
 	"\n" +
@@ -2432,7 +3731,56 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x06labels\x18\x03 \x03(\v2!.events.v1.KeyUpdated.LabelsEntryR\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"K\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\r\n" +
+	"\vKeyArchived\"\x0f\n" +
+	"\rKeyUnarchived\"\f\n" +
+	"\n" +
+	"KeyExpired\"@\n" +
+	"\x10KeyExpiryChanged\x12,\n" +
+	"\x12expire_time_micros\x18\x01 \x01(\x03R\x10expireTimeMicros\"2\n" +
+	"\x11KeyManagerChanged\x12\x1d\n" +
+	"\n" +
+	"managed_by\x18\x01 \x01(\tR\tmanagedBy\"\x12\n" +
+	"\x10KeyImportAwaited\"\x86\x01\n" +
+	"\x13AutoRotationEnabled\x124\n" +
+	"\x16rotation_period_micros\x18\x01 \x01(\x03R\x14rotationPeriodMicros\x129\n" +
+	"\x19next_rotation_time_micros\x18\x02 \x01(\x03R\x16nextRotationTimeMicros\"\x16\n" +
+	"\x14AutoRotationDisabled\"\x88\x01\n" +
+	"\x15RotationPeriodChanged\x124\n" +
+	"\x16rotation_period_micros\x18\x01 \x01(\x03R\x14rotationPeriodMicros\x129\n" +
+	"\x19next_rotation_time_micros\x18\x02 \x01(\x03R\x16nextRotationTimeMicros\"N\n" +
+	"\x11RotationScheduled\x129\n" +
+	"\x19next_rotation_time_micros\x18\x01 \x01(\x03R\x16nextRotationTimeMicros\"A\n" +
+	"\x0eMaxUsesChanged\x12/\n" +
+	"\x14max_uses_per_version\x18\x01 \x01(\x04R\x11maxUsesPerVersion\":\n" +
+	"\n" +
+	"UsesLeased\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x05R\aversion\x12\x12\n" +
+	"\x04uses\x18\x02 \x01(\x04R\x04uses\"h\n" +
+	"\x1eKeyVersionDestructionScheduled\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x05R\aversion\x12,\n" +
+	"\x12delete_time_micros\x18\x02 \x01(\x03R\x10deleteTimeMicros\".\n" +
+	"\x12KeyVersionRestored\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x05R\aversion\"/\n" +
+	"\x13KeyVersionDestroyed\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x05R\aversion\"\xa7\x01\n" +
+	"\x12KeyVersionImported\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x05R\aversion\x12\x1f\n" +
+	"\vmaterial_id\x18\x02 \x01(\fR\n" +
+	"materialId\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\tR\x06origin\x12\x1d\n" +
+	"\n" +
+	"import_job\x18\x04 \x01(\tR\timportJob\x12\x1f\n" +
+	"\vblob_digest\x18\x05 \x01(\fR\n" +
+	"blobDigest\".\n" +
+	"\x12KeyMaterialDeleted\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x05R\aversion\"B\n" +
+	"\n" +
+	"UsageBound\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x18\n" +
+	"\acreator\x18\x02 \x01(\tR\acreator\"*\n" +
+	"\fUsageUnbound\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\"K\n" +
 	"\x0eMaterialErased\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12\x1f\n" +
 	"\vmaterial_id\x18\x02 \x01(\fR\n" +
@@ -2519,42 +3867,61 @@ func file_events_v1_events_proto_rawDescGZIP() []byte {
 }
 
 var file_events_v1_events_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_events_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_events_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_events_v1_events_proto_goTypes = []any{
-	(RequestType)(0),              // 0: events.v1.RequestType
-	(ProtectionLevel)(0),          // 1: events.v1.ProtectionLevel
-	(ActivityRecord_Category)(0),  // 2: events.v1.ActivityRecord.Category
-	(ActivityRecord_Outcome)(0),   // 3: events.v1.ActivityRecord.Outcome
-	(*Commit)(nil),                // 4: events.v1.Commit
-	(*Metadata)(nil),              // 5: events.v1.Metadata
-	(*Caller)(nil),                // 6: events.v1.Caller
-	(*Event)(nil),                 // 7: events.v1.Event
-	(*SiteCreated)(nil),           // 8: events.v1.SiteCreated
-	(*RootCreated)(nil),           // 9: events.v1.RootCreated
-	(*KeyCreated)(nil),            // 10: events.v1.KeyCreated
-	(*KeyVersionAdded)(nil),       // 11: events.v1.KeyVersionAdded
-	(*PrimaryVersionSet)(nil),     // 12: events.v1.PrimaryVersionSet
-	(*KeyEnabled)(nil),            // 13: events.v1.KeyEnabled
-	(*KeyDisabled)(nil),           // 14: events.v1.KeyDisabled
-	(*KeyVersionEnabled)(nil),     // 15: events.v1.KeyVersionEnabled
-	(*KeyVersionDisabled)(nil),    // 16: events.v1.KeyVersionDisabled
-	(*KeyDeletionScheduled)(nil),  // 17: events.v1.KeyDeletionScheduled
-	(*KeyDeletionCanceled)(nil),   // 18: events.v1.KeyDeletionCanceled
-	(*KeyDestroyed)(nil),          // 19: events.v1.KeyDestroyed
-	(*KeyUpdated)(nil),            // 20: events.v1.KeyUpdated
-	(*MaterialErased)(nil),        // 21: events.v1.MaterialErased
-	(*MaterialErasureFailed)(nil), // 22: events.v1.MaterialErasureFailed
-	(*KeyRingCreated)(nil),        // 23: events.v1.KeyRingCreated
-	(*KeyRingArchived)(nil),       // 24: events.v1.KeyRingArchived
-	(*KeyRingUnarchived)(nil),     // 25: events.v1.KeyRingUnarchived
-	(*KeyAliasSet)(nil),           // 26: events.v1.KeyAliasSet
-	(*KeyAliasRemoved)(nil),       // 27: events.v1.KeyAliasRemoved
-	(*ActivityBatch)(nil),         // 28: events.v1.ActivityBatch
-	(*ActivityRecord)(nil),        // 29: events.v1.ActivityRecord
-	(*MaterialBlob)(nil),          // 30: events.v1.MaterialBlob
-	nil,                           // 31: events.v1.KeyCreated.LabelsEntry
-	nil,                           // 32: events.v1.KeyUpdated.LabelsEntry
-	nil,                           // 33: events.v1.KeyRingCreated.LabelsEntry
+	(RequestType)(0),                       // 0: events.v1.RequestType
+	(ProtectionLevel)(0),                   // 1: events.v1.ProtectionLevel
+	(ActivityRecord_Category)(0),           // 2: events.v1.ActivityRecord.Category
+	(ActivityRecord_Outcome)(0),            // 3: events.v1.ActivityRecord.Outcome
+	(*Commit)(nil),                         // 4: events.v1.Commit
+	(*Metadata)(nil),                       // 5: events.v1.Metadata
+	(*Caller)(nil),                         // 6: events.v1.Caller
+	(*Event)(nil),                          // 7: events.v1.Event
+	(*SiteCreated)(nil),                    // 8: events.v1.SiteCreated
+	(*RootCreated)(nil),                    // 9: events.v1.RootCreated
+	(*KeyCreated)(nil),                     // 10: events.v1.KeyCreated
+	(*KeyVersionAdded)(nil),                // 11: events.v1.KeyVersionAdded
+	(*PrimaryVersionSet)(nil),              // 12: events.v1.PrimaryVersionSet
+	(*KeyEnabled)(nil),                     // 13: events.v1.KeyEnabled
+	(*KeyDisabled)(nil),                    // 14: events.v1.KeyDisabled
+	(*KeyVersionEnabled)(nil),              // 15: events.v1.KeyVersionEnabled
+	(*KeyVersionDisabled)(nil),             // 16: events.v1.KeyVersionDisabled
+	(*KeyDeletionScheduled)(nil),           // 17: events.v1.KeyDeletionScheduled
+	(*KeyDeletionCanceled)(nil),            // 18: events.v1.KeyDeletionCanceled
+	(*KeyDestroyed)(nil),                   // 19: events.v1.KeyDestroyed
+	(*KeyUpdated)(nil),                     // 20: events.v1.KeyUpdated
+	(*KeyArchived)(nil),                    // 21: events.v1.KeyArchived
+	(*KeyUnarchived)(nil),                  // 22: events.v1.KeyUnarchived
+	(*KeyExpired)(nil),                     // 23: events.v1.KeyExpired
+	(*KeyExpiryChanged)(nil),               // 24: events.v1.KeyExpiryChanged
+	(*KeyManagerChanged)(nil),              // 25: events.v1.KeyManagerChanged
+	(*KeyImportAwaited)(nil),               // 26: events.v1.KeyImportAwaited
+	(*AutoRotationEnabled)(nil),            // 27: events.v1.AutoRotationEnabled
+	(*AutoRotationDisabled)(nil),           // 28: events.v1.AutoRotationDisabled
+	(*RotationPeriodChanged)(nil),          // 29: events.v1.RotationPeriodChanged
+	(*RotationScheduled)(nil),              // 30: events.v1.RotationScheduled
+	(*MaxUsesChanged)(nil),                 // 31: events.v1.MaxUsesChanged
+	(*UsesLeased)(nil),                     // 32: events.v1.UsesLeased
+	(*KeyVersionDestructionScheduled)(nil), // 33: events.v1.KeyVersionDestructionScheduled
+	(*KeyVersionRestored)(nil),             // 34: events.v1.KeyVersionRestored
+	(*KeyVersionDestroyed)(nil),            // 35: events.v1.KeyVersionDestroyed
+	(*KeyVersionImported)(nil),             // 36: events.v1.KeyVersionImported
+	(*KeyMaterialDeleted)(nil),             // 37: events.v1.KeyMaterialDeleted
+	(*UsageBound)(nil),                     // 38: events.v1.UsageBound
+	(*UsageUnbound)(nil),                   // 39: events.v1.UsageUnbound
+	(*MaterialErased)(nil),                 // 40: events.v1.MaterialErased
+	(*MaterialErasureFailed)(nil),          // 41: events.v1.MaterialErasureFailed
+	(*KeyRingCreated)(nil),                 // 42: events.v1.KeyRingCreated
+	(*KeyRingArchived)(nil),                // 43: events.v1.KeyRingArchived
+	(*KeyRingUnarchived)(nil),              // 44: events.v1.KeyRingUnarchived
+	(*KeyAliasSet)(nil),                    // 45: events.v1.KeyAliasSet
+	(*KeyAliasRemoved)(nil),                // 46: events.v1.KeyAliasRemoved
+	(*ActivityBatch)(nil),                  // 47: events.v1.ActivityBatch
+	(*ActivityRecord)(nil),                 // 48: events.v1.ActivityRecord
+	(*MaterialBlob)(nil),                   // 49: events.v1.MaterialBlob
+	nil,                                    // 50: events.v1.KeyCreated.LabelsEntry
+	nil,                                    // 51: events.v1.KeyUpdated.LabelsEntry
+	nil,                                    // 52: events.v1.KeyRingCreated.LabelsEntry
 }
 var file_events_v1_events_proto_depIdxs = []int32{
 	5,  // 0: events.v1.Commit.metadata:type_name -> events.v1.Metadata
@@ -2573,28 +3940,47 @@ var file_events_v1_events_proto_depIdxs = []int32{
 	18, // 13: events.v1.Event.key_deletion_canceled:type_name -> events.v1.KeyDeletionCanceled
 	19, // 14: events.v1.Event.key_destroyed:type_name -> events.v1.KeyDestroyed
 	20, // 15: events.v1.Event.key_updated:type_name -> events.v1.KeyUpdated
-	21, // 16: events.v1.Event.material_erased:type_name -> events.v1.MaterialErased
-	22, // 17: events.v1.Event.material_erasure_failed:type_name -> events.v1.MaterialErasureFailed
-	8,  // 18: events.v1.Event.site_created:type_name -> events.v1.SiteCreated
-	9,  // 19: events.v1.Event.root_created:type_name -> events.v1.RootCreated
-	23, // 20: events.v1.Event.key_ring_created:type_name -> events.v1.KeyRingCreated
-	24, // 21: events.v1.Event.key_ring_archived:type_name -> events.v1.KeyRingArchived
-	25, // 22: events.v1.Event.key_ring_unarchived:type_name -> events.v1.KeyRingUnarchived
-	26, // 23: events.v1.Event.key_alias_set:type_name -> events.v1.KeyAliasSet
-	27, // 24: events.v1.Event.key_alias_removed:type_name -> events.v1.KeyAliasRemoved
-	31, // 25: events.v1.KeyCreated.labels:type_name -> events.v1.KeyCreated.LabelsEntry
-	32, // 26: events.v1.KeyUpdated.labels:type_name -> events.v1.KeyUpdated.LabelsEntry
-	33, // 27: events.v1.KeyRingCreated.labels:type_name -> events.v1.KeyRingCreated.LabelsEntry
-	29, // 28: events.v1.ActivityBatch.records:type_name -> events.v1.ActivityRecord
-	2,  // 29: events.v1.ActivityRecord.category:type_name -> events.v1.ActivityRecord.Category
-	3,  // 30: events.v1.ActivityRecord.outcome:type_name -> events.v1.ActivityRecord.Outcome
-	6,  // 31: events.v1.ActivityRecord.caller:type_name -> events.v1.Caller
-	1,  // 32: events.v1.ActivityRecord.protection_level:type_name -> events.v1.ProtectionLevel
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	40, // 16: events.v1.Event.material_erased:type_name -> events.v1.MaterialErased
+	41, // 17: events.v1.Event.material_erasure_failed:type_name -> events.v1.MaterialErasureFailed
+	21, // 18: events.v1.Event.key_archived:type_name -> events.v1.KeyArchived
+	22, // 19: events.v1.Event.key_unarchived:type_name -> events.v1.KeyUnarchived
+	23, // 20: events.v1.Event.key_expired:type_name -> events.v1.KeyExpired
+	24, // 21: events.v1.Event.key_expiry_changed:type_name -> events.v1.KeyExpiryChanged
+	25, // 22: events.v1.Event.key_manager_changed:type_name -> events.v1.KeyManagerChanged
+	26, // 23: events.v1.Event.key_import_awaited:type_name -> events.v1.KeyImportAwaited
+	27, // 24: events.v1.Event.auto_rotation_enabled:type_name -> events.v1.AutoRotationEnabled
+	28, // 25: events.v1.Event.auto_rotation_disabled:type_name -> events.v1.AutoRotationDisabled
+	29, // 26: events.v1.Event.rotation_period_changed:type_name -> events.v1.RotationPeriodChanged
+	30, // 27: events.v1.Event.rotation_scheduled:type_name -> events.v1.RotationScheduled
+	31, // 28: events.v1.Event.max_uses_changed:type_name -> events.v1.MaxUsesChanged
+	32, // 29: events.v1.Event.uses_leased:type_name -> events.v1.UsesLeased
+	33, // 30: events.v1.Event.key_version_destruction_scheduled:type_name -> events.v1.KeyVersionDestructionScheduled
+	34, // 31: events.v1.Event.key_version_restored:type_name -> events.v1.KeyVersionRestored
+	35, // 32: events.v1.Event.key_version_destroyed:type_name -> events.v1.KeyVersionDestroyed
+	36, // 33: events.v1.Event.key_version_imported:type_name -> events.v1.KeyVersionImported
+	37, // 34: events.v1.Event.key_material_deleted:type_name -> events.v1.KeyMaterialDeleted
+	38, // 35: events.v1.Event.usage_bound:type_name -> events.v1.UsageBound
+	39, // 36: events.v1.Event.usage_unbound:type_name -> events.v1.UsageUnbound
+	8,  // 37: events.v1.Event.site_created:type_name -> events.v1.SiteCreated
+	9,  // 38: events.v1.Event.root_created:type_name -> events.v1.RootCreated
+	42, // 39: events.v1.Event.key_ring_created:type_name -> events.v1.KeyRingCreated
+	43, // 40: events.v1.Event.key_ring_archived:type_name -> events.v1.KeyRingArchived
+	44, // 41: events.v1.Event.key_ring_unarchived:type_name -> events.v1.KeyRingUnarchived
+	45, // 42: events.v1.Event.key_alias_set:type_name -> events.v1.KeyAliasSet
+	46, // 43: events.v1.Event.key_alias_removed:type_name -> events.v1.KeyAliasRemoved
+	50, // 44: events.v1.KeyCreated.labels:type_name -> events.v1.KeyCreated.LabelsEntry
+	51, // 45: events.v1.KeyUpdated.labels:type_name -> events.v1.KeyUpdated.LabelsEntry
+	52, // 46: events.v1.KeyRingCreated.labels:type_name -> events.v1.KeyRingCreated.LabelsEntry
+	48, // 47: events.v1.ActivityBatch.records:type_name -> events.v1.ActivityRecord
+	2,  // 48: events.v1.ActivityRecord.category:type_name -> events.v1.ActivityRecord.Category
+	3,  // 49: events.v1.ActivityRecord.outcome:type_name -> events.v1.ActivityRecord.Outcome
+	6,  // 50: events.v1.ActivityRecord.caller:type_name -> events.v1.Caller
+	1,  // 51: events.v1.ActivityRecord.protection_level:type_name -> events.v1.ProtectionLevel
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_events_v1_events_proto_init() }
@@ -2616,6 +4002,25 @@ func file_events_v1_events_proto_init() {
 		(*Event_KeyUpdated)(nil),
 		(*Event_MaterialErased)(nil),
 		(*Event_MaterialErasureFailed)(nil),
+		(*Event_KeyArchived)(nil),
+		(*Event_KeyUnarchived)(nil),
+		(*Event_KeyExpired)(nil),
+		(*Event_KeyExpiryChanged)(nil),
+		(*Event_KeyManagerChanged)(nil),
+		(*Event_KeyImportAwaited)(nil),
+		(*Event_AutoRotationEnabled)(nil),
+		(*Event_AutoRotationDisabled)(nil),
+		(*Event_RotationPeriodChanged)(nil),
+		(*Event_RotationScheduled)(nil),
+		(*Event_MaxUsesChanged)(nil),
+		(*Event_UsesLeased)(nil),
+		(*Event_KeyVersionDestructionScheduled)(nil),
+		(*Event_KeyVersionRestored)(nil),
+		(*Event_KeyVersionDestroyed)(nil),
+		(*Event_KeyVersionImported)(nil),
+		(*Event_KeyMaterialDeleted)(nil),
+		(*Event_UsageBound)(nil),
+		(*Event_UsageUnbound)(nil),
 		(*Event_SiteCreated)(nil),
 		(*Event_RootCreated)(nil),
 		(*Event_KeyRingCreated)(nil),
@@ -2630,7 +4035,7 @@ func file_events_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_v1_events_proto_rawDesc), len(file_events_v1_events_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   30,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
