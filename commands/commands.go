@@ -50,9 +50,12 @@ type Keys interface {
 	Fresh() error
 	// HeadTime is the newest effective time of any commit.
 	HeadTime() time.Time
-	// Due returns the keys whose deletion is due at that time.
-	Due(at time.Time) []eventstore.KeyState
-	// Unerased returns the destroyed keys whose material is not known to be erased.
+	// Due returns the keys for which the service has something to do at that time (domain.Key.Due), in no order, and when
+	// the next of the others is due; zero if none will be unless a key changes.
+	Due(at time.Time) (due []domain.UID, next time.Time)
+	// DueSooner receives when a change lets something fall due earlier than all that was known of. It is for one receiver.
+	DueSooner() <-chan struct{}
+	// Unerased returns the keys with material that shall be erased and is not known to be.
 	Unerased() []eventstore.KeyState
 }
 

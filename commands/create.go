@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"time"
 
 	"github.com/keyledger/kms/domain"
 	"github.com/keyledger/kms/eventstore"
@@ -22,6 +23,15 @@ type CreateKey struct {
 	Labels      map[string]string
 	// SkipInitialVersion makes the key without material; RotateKey adds the first version.
 	SkipInitialVersion bool
+	// ImportOnly makes the key without material, which must be imported.
+	ImportOnly bool
+	// AutoRotation and what follows are as in domain.CreateKey.
+	AutoRotation      bool
+	RotationPeriod    time.Duration
+	MaxUsesPerVersion *uint64
+	ExpireTime        time.Time
+	DestroyWait       time.Duration
+	ManagedBy         string
 }
 
 // CreateKey makes a key, and its first version unless that is skipped. An id that was ever used is refused with
@@ -44,12 +54,14 @@ func (s *Service) CreateKey(ctx context.Context, c domain.Caller, r CreateKey) (
 			if err != nil {
 				return nil, fmt.Errorf("making the key's uid: %w", err)
 			}
-			if r.SkipInitialVersion {
+			if r.SkipInitialVersion || r.ImportOnly {
 				material = domain.UID{}
 			}
 			create := domain.CreateKey{
 				UID: uid, Name: name, Purpose: r.Purpose, Algorithm: r.Algorithm, Protection: r.Protection,
 				DisplayName: r.DisplayName, Memo: r.Memo, Labels: r.Labels, Creator: c.Principal, MaterialID: material,
+				ManagedBy: r.ManagedBy, ImportOnly: r.ImportOnly, AutoRotation: r.AutoRotation, RotationPeriod: r.RotationPeriod,
+				MaxUsesPerVersion: r.MaxUsesPerVersion, ExpireTime: r.ExpireTime, DestroyWait: r.DestroyWait,
 			}
 			_, err = rand.Read(create.LedgerTag[:])
 			return create, err

@@ -3,53 +3,162 @@ package commands
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/keyledger/kms/domain"
+	"github.com/keyledger/kms/eventstore"
 )
 
 const (
-	// dueInterval is how often a node looks for due work in its projection.
-	dueInterval = time.Second
+	// dueInterval is how often a node looks for due work at least. It looks when something falls due as well; this is for
+	// clocks that are set, and machines that were asleep.
+	dueInterval = time.Minute
 	// eraseInterval is how often it tries again to erase what could not be erased.
 	eraseInterval = time.Minute
+	// firstRetry is how long work that failed waits for its next try, which doubles with each one up to lastRetry.
+	firstRetry = time.Second
+	lastRetry  = 5 * time.Minute
+	// workTimeout bounds one piece of work, so that one that hangs does not keep the others waiting for long.
+	workTimeout = 30 * time.Second
 )
 
-// RunDue does due work until ctx ends: it destroys keys whose deletion is due and erases what destroyed keys left. Every
-// node runs it; there is no leader. Due work is done by ordinary commands, so of several nodes one wins and the others
-// find it done. What fell due while no node ran is done at once.
+// RunDue does due work until ctx ends: it rotates, expires and destroys keys and versions whose time has come, and erases
+// what they left. Every node runs it; there is no leader. Due work is done by ordinary commands, so of several nodes one
+// wins and the others find it done. What fell due while no node ran is done at once, and once.
 func (s *Service) RunDue(ctx context.Context) error {
-	tick := time.NewTicker(dueInterval)
-	defer tick.Stop()
+	work := dueWork{s: s, failed: map[domain.UID]retry{}}
 	var lastErase time.Time
 	for {
-		s.deleteDue(ctx)
+		next := work.round(ctx)
 		if now := time.Now(); now.Sub(lastErase) >= eraseInterval {
 			lastErase = now
 			s.eraseDue(ctx)
 		}
+		wait := time.NewTimer(min(next, dueInterval))
 		select {
 		case <-ctx.Done():
+			wait.Stop()
 			return nil
-		case <-tick.C:
+		case <-wait.C:
+		case <-s.cfg.Keys.DueSooner():
+			wait.Stop()
 		}
 	}
 }
 
-func (s *Service) deleteDue(ctx context.Context) {
-	for _, state := range s.cfg.Keys.Due(s.now()) {
+// dueWork is what one node remembers of the work that failed.
+type dueWork struct {
+	s      *Service
+	failed map[domain.UID]retry
+}
+
+// retry says when work that failed is tried again.
+type retry struct {
+	at   time.Time
+	wait time.Duration
+}
+
+// round does what is due and returns how long nothing else will be.
+func (w *dueWork) round(ctx context.Context) time.Duration {
+	due, _ := w.s.cfg.Keys.Due(w.s.now())
+	// In another order on each node, so that they seldom try the same at once.
+	rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] })
+	failed := map[domain.UID]retry{} // only of keys that are still due
+	tokenAway := false
+	for _, uid := range due {
+		last, failing := w.failed[uid]
 		if ctx.Err() != nil {
-			return
+			break
 		}
-		id, err := newUID()
-		if err == nil {
-			_, err = s.DeleteKey(ctx, domain.System(id), domain.KeyRef{Name: state.Key.Name}, false, Mutation{Etag: Etag(state.Revision)})
+		if failing && w.s.now().Before(last.at) {
+			failed[uid] = last
+			continue
 		}
-		if err != nil && !othersWon(err) {
-			s.cfg.Log.ErrorContext(ctx, "destroying a key whose deletion is due", slog.String("key_uid", state.Key.UID.String()), slog.Any("error", err))
+		err := w.s.workOn(ctx, uid, tokenAway)
+		if err == nil || othersWon(err) {
+			continue
+		}
+		tokenAway = tokenAway || errors.Is(err, &domain.Error{Reason: domain.ReasonTokenUnavailable})
+		wait := min(max(2*last.wait, firstRetry), lastRetry)
+		failed[uid] = retry{at: w.s.now().Add(wait), wait: wait}
+		if !errors.Is(err, errTokenAway) {
+			w.s.cfg.Log.ErrorContext(ctx, "doing due work on a key; it will be tried again",
+				slog.String("key_uid", uid.String()), slog.Duration("in", wait), slog.Any("error", err))
 		}
 	}
+	w.failed = failed
+	now := w.s.now()
+	left, next := w.s.cfg.Keys.Due(now)
+	for _, uid := range left {
+		again, failing := failed[uid]
+		if !failing { // it fell due meanwhile, or another node is at it
+			again.at = now.Add(firstRetry)
+		}
+		if next.IsZero() || again.at.Before(next) {
+			next = again.at
+		}
+	}
+	if next.IsZero() {
+		return dueInterval
+	}
+	return max(next.Sub(now), 0)
+}
+
+// errTokenAway is why a rotation was not tried.
+var errTokenAway = errors.New("the token did not answer for another key")
+
+// workOn does all that is due for one key, most pressing first. What needs the token is left out while it is away.
+func (s *Service) workOn(ctx context.Context, uid domain.UID, tokenAway bool) error {
+	for {
+		state, ok := s.cfg.Keys.GetByUID(uid)
+		if !ok {
+			return fmt.Errorf("key %s is due and not there", uid)
+		}
+		due := state.Key.Due(s.now())
+		if len(due) == 0 {
+			return nil
+		}
+		if tokenAway && due[0] == domain.WorkRotation {
+			return errTokenAway
+		}
+		after, err := s.work(ctx, state, due[0])
+		if err != nil {
+			return err
+		}
+		if after.Revision == state.Revision { // another node was faster, or the clock was set back
+			return nil
+		}
+	}
+}
+
+// work does one due piece of work by the system's own command, and erases what it destroyed.
+func (s *Service) work(ctx context.Context, state eventstore.KeyState, w domain.Work) (eventstore.KeyState, error) {
+	ctx, cancel := context.WithTimeout(ctx, workTimeout)
+	defer cancel()
+	id, err := newUID()
+	if err != nil {
+		return eventstore.KeyState{}, fmt.Errorf("making a request id: %w", err)
+	}
+	ch := change{ref: domain.KeyRef{Name: state.Key.Name}, due: true}
+	switch w {
+	case domain.WorkDeletion:
+		ch.operation, ch.permission, ch.command = "DeleteKey", domain.PermissionKeysDelete, always(domain.DeleteDueKey{})
+	case domain.WorkDestruction:
+		ch.operation, ch.permission, ch.command = "DestroyKeyVersion", domain.PermissionVersionsDestroy, always(domain.DestroyDueVersions{})
+	case domain.WorkExpiry:
+		ch.operation, ch.permission, ch.command = "ExpireKey", domain.PermissionKeysUpdate, always(domain.ExpireKey{})
+	case domain.WorkRotation:
+		ch.operation, ch.permission = "RotateKey", domain.PermissionKeysRotate
+		ch.command = func(material domain.UID) (domain.Command, error) { return domain.RotateDueKey{MaterialID: material}, nil }
+	}
+	after, err := s.execute(ctx, domain.System(id), ch)
+	if err == nil && after.Revision != state.Revision && after.Key.Unerased > state.Key.Unerased {
+		s.eraseSoon(ctx, after)
+	}
+	return after, err
 }
 
 func (s *Service) eraseDue(ctx context.Context) {
@@ -58,21 +167,14 @@ func (s *Service) eraseDue(ctx context.Context) {
 			return
 		}
 		if err := s.erase(ctx, state); err != nil && !othersWon(err) {
-			s.cfg.Log.ErrorContext(ctx, "erasing the material of a destroyed key", slog.String("key_uid", state.Key.UID.String()), slog.Any("error", err))
+			s.cfg.Log.ErrorContext(ctx, "erasing destroyed material", slog.String("key_uid", state.Key.UID.String()), slog.Any("error", err))
 		}
 	}
 }
 
-// othersWon reports whether the key was changed by somebody else meanwhile: another node did the work, or a person
-// canceled the deletion.
+// othersWon reports whether the key was changed by somebody else meanwhile: another node did the work, or a person made it
+// unnecessary.
 func othersWon(err error) bool {
 	refusal, ok := errors.AsType[*domain.Error](err)
-	if !ok {
-		return false
-	}
-	switch refusal.Reason { //nolint:exhaustive // everything else is a failure
-	case domain.ReasonEtagMismatch, domain.ReasonKeyDestroyed, domain.ReasonNotPendingDeletion, domain.ReasonContention:
-		return true
-	}
-	return false
+	return ok && (refusal.Reason == domain.ReasonKeyDestroyed || refusal.Reason == domain.ReasonContention)
 }

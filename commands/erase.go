@@ -16,21 +16,20 @@ const (
 	eraseTimeout = 30 * time.Second
 )
 
-// eraseSoon erases the material of a key that was just destroyed. The caller's deadline does not stop it, since the
-// deletion stands already.
+// eraseSoon erases the material of a key, or of versions, just destroyed. The caller's deadline does not stop it, since
+// the destruction stands already.
 func (s *Service) eraseSoon(ctx context.Context, state eventstore.KeyState) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), eraseTimeout)
 	defer cancel()
 	if err := s.erase(ctx, state); err != nil {
-		s.cfg.Log.ErrorContext(ctx, "erasing the material of a destroyed key; it will be tried again",
+		s.cfg.Log.ErrorContext(ctx, "erasing destroyed material; it will be tried again",
 			slog.String("key_uid", state.Key.UID.String()), slog.Any("error", err))
 	}
 }
 
-// erase removes the wrapped keys of all destroyed versions by name, and records what came of it as the system's own
-// commits. Doing it twice is harmless.
+// erase removes by name the wrapped keys of all versions that were destroyed, and of imported ones whose material was
+// deleted, and records what came of it as the system's own commits. Doing it twice is harmless.
 func (s *Service) erase(ctx context.Context, state eventstore.KeyState) error {
-	s.cfg.Token.Evict(state.Key.UID, 0)
 	var done domain.RecordErasure
 	flush := func() error {
 		if len(done.Erased)+len(done.Failed) == 0 {
@@ -44,9 +43,10 @@ func (s *Service) erase(ctx context.Context, state eventstore.KeyState) error {
 		if !kv.MustErase() {
 			continue
 		}
+		s.cfg.Token.Evict(state.Key.UID, kv.Version)
 		material := domain.Material{Version: kv.Version, ID: kv.MaterialID}
 		if err := s.cfg.Material.EraseMaterial(ctx, state.Key.Binding(kv.Version)); err != nil {
-			s.cfg.Log.ErrorContext(ctx, "erasing the material of a destroyed version",
+			s.cfg.Log.ErrorContext(ctx, "erasing the material of a version",
 				slog.String("key_uid", state.Key.UID.String()), slog.Int("version", int(kv.Version)), slog.Any("error", err))
 			done.Failed, done.Cause = append(done.Failed, material), "the material store did not erase it"
 		} else {
@@ -67,7 +67,7 @@ func (s *Service) recordErasure(ctx context.Context, name domain.KeyName, outcom
 		return err
 	}
 	_, err = s.execute(ctx, domain.System(id), change{
-		operation: "EraseMaterial", permission: domain.PermissionKeysDelete, ref: domain.KeyRef{Name: name}, command: always(outcome),
+		operation: "EraseMaterial", permission: domain.PermissionKeysDelete, ref: domain.KeyRef{Name: name}, command: always(outcome), due: true,
 	})
 	return err
 }

@@ -46,6 +46,8 @@ type changeOf[C any] struct {
 	arguments any
 	// command makes the command; material is a fresh id for a new version's material.
 	command func(material domain.UID) (C, error)
+	// due: the service's own work. If it is done already nothing is appended, and nothing recorded.
+	due bool
 }
 
 // change is one command on one key.
@@ -95,6 +97,9 @@ func execute[S state[S], C any](ctx context.Context, s *Service, c domain.Caller
 		}
 	}
 	var none S
+	if ch.due && othersWon(err) {
+		return none, err
+	}
 	return none, s.refused(ctx, &a, err)
 }
 
@@ -137,6 +142,9 @@ func carryOut[S state[S], C any](ctx context.Context, s *Service, a *attempt, k 
 			}
 			state, confirmed = newer, true
 			continue
+		}
+		if ch.due && len(commit.Events) == 0 {
+			return state, nil
 		}
 		// Step 3: make the material and store it, so that no event names material that does not exist.
 		made, err := k.makeMaterial(ctx, state, &commit)

@@ -46,17 +46,27 @@ func (keyKind) decide(_ context.Context, ref domain.KeyRef, state eventstore.Key
 		return eventstore.Commit{}, err
 	}
 	after := domain.Fold(state.Key, at, events...)
-	return eventstore.Commit{KeyUID: after.UID, Version: ref.Version, Protection: after.Protection, LedgerTag: after.LedgerTag, Events: events}, nil
+	return eventstore.Commit{KeyUID: after.UID, Version: versionOf(ref, events), Protection: after.Protection, LedgerTag: after.LedgerTag, Events: events}, nil
 }
 
-// makeMaterial makes and stores the material of every version that the commit adds and completes its events. It returns
-// what was stored.
+// versionOf is the version that a commit is about: the one that is named, or the only one that is destroyed; else zero.
+func versionOf(ref domain.KeyRef, events []domain.Event) domain.Version {
+	if ref.Version == 0 && len(events) == 1 {
+		if destroyed, ok := events[0].(domain.KeyVersionDestroyed); ok {
+			return destroyed.Version
+		}
+	}
+	return ref.Version
+}
+
+// makeMaterial makes and stores the material of every version that the commit adds, unless it was imported, and completes
+// its events. It returns what was stored.
 func (k keyKind) makeMaterial(ctx context.Context, state eventstore.KeyState, commit *eventstore.Commit) ([]domain.Binding, error) {
 	var made []domain.Binding
 	after := domain.Fold(state.Key, commit.Time, commit.Events...)
 	for i, e := range commit.Events {
 		added, ok := e.(domain.KeyVersionAdded)
-		if !ok {
+		if !ok || added.Origin != domain.Generated {
 			continue
 		}
 		b := after.Binding(added.Version)

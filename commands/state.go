@@ -39,7 +39,7 @@ func (s *Service) DisableKeyVersion(ctx context.Context, c domain.Caller, ref do
 	})
 }
 
-// UpdateKey changes what describes the key.
+// UpdateKey changes what describes the key and what limits it.
 func (s *Service) UpdateKey(ctx context.Context, c domain.Caller, ref domain.KeyRef, u domain.UpdateKey, m Mutation) (eventstore.KeyState, error) {
 	return s.execute(ctx, c, change{
 		operation: "UpdateKey", permission: domain.PermissionKeysUpdate, ref: ref, mutation: m, arguments: u,

@@ -46,11 +46,13 @@ type Keys struct {
 	rings    map[domain.RingName]*ring
 	recorded map[string]*ringEntry  // rings of which something is recorded, by name
 	aliases  map[string]*aliasEntry // by name
-	pending  map[*entry]struct{}    // deletion is scheduled
-	unerased map[*entry]struct{}    // destroyed, material not known to be erased
+	due      dueHeap
+	unerased map[*entry]struct{} // have material that shall be erased and is not known to be
 	applied  eventstore.Revision
 	headTime time.Time
 	waiting  map[eventstore.Revision][]chan struct{}
+
+	dueSooner chan struct{}
 }
 
 // entry is one key.
@@ -58,6 +60,8 @@ type entry struct {
 	state    *eventstore.KeyState // replaced, never changed: readers keep it
 	requests requests
 	named    []aliasChange // oldest first
+	due      time.Time     // when the service has something to do; zero: never, and not in the heap
+	dueIndex int           // in the heap
 }
 
 // requests are those that an aggregate's commits carried out. They are never forgotten: a request id is good for ever.
@@ -97,7 +101,7 @@ func NewKeys(log *slog.Logger, onChange func(eventstore.KeyState, eventstore.Com
 		log: log, onChange: onChange,
 		byName: map[string]*entry{}, byUID: map[domain.UID]*entry{}, rings: map[domain.RingName]*ring{},
 		recorded: map[string]*ringEntry{}, aliases: map[string]*aliasEntry{},
-		pending: map[*entry]struct{}{}, unerased: map[*entry]struct{}{}, waiting: map[eventstore.Revision][]chan struct{}{},
+		unerased: map[*entry]struct{}{}, waiting: map[eventstore.Revision][]chan struct{}{}, dueSooner: make(chan struct{}, 1),
 	}
 }
 
@@ -179,26 +183,13 @@ func (k *Keys) applyKey(c eventstore.Commit) error {
 		k.rings[name].entries, k.rings[name].sorted = append(k.rings[name].entries, e), false
 	}
 	e.requests.remember(c)
-	set(k.pending, e, state.Key.State == domain.KeyStatePendingDeletion)
-	set(k.unerased, e, state.Key.State == domain.KeyStateDestroyed && !erased(state.Key))
-	return nil
-}
-
-func set(s map[*entry]struct{}, e *entry, in bool) {
-	if in {
-		s[e] = struct{}{}
+	k.schedule(e)
+	if state.Key.Unerased > 0 {
+		k.unerased[e] = struct{}{}
 	} else {
-		delete(s, e)
+		delete(k.unerased, e)
 	}
-}
-
-func erased(k domain.Key) bool {
-	for v := range k.Versions.All() {
-		if v.Erasure != domain.Erased {
-			return false
-		}
-	}
-	return true
+	return nil
 }
 
 // watchHead notes when the projection was last known to be complete.
@@ -366,7 +357,7 @@ func (k *Keys) Keys(name domain.RingName) iter.Seq[*eventstore.KeyState] {
 //go:noinline
 func fetch(states []*eventstore.KeyState) (sum int) {
 	for _, s := range states {
-		sum += len(s.Key.State) + len(s.Key.Memo) + s.Key.CreateTime.Nanosecond()
+		sum += len(s.Key.State) + len(s.Key.Memo) + s.Key.ExpireTime.Nanosecond() + s.Key.CreateTime.Nanosecond()
 	}
 	for _, s := range states {
 		sum += len(s.Key.Labels)
@@ -397,24 +388,13 @@ func (k *Keys) listed(name domain.RingName) [][]*entry {
 	return lists
 }
 
-// Due returns the keys whose deletion is due at that time.
-func (k *Keys) Due(at time.Time) []eventstore.KeyState {
-	return k.states(k.pending, func(s eventstore.KeyState) bool { return !s.Key.DeleteTime.After(at) })
-}
-
-// Unerased returns the destroyed keys whose material is not known to be erased.
+// Unerased returns the keys with material that shall be erased and is not known to be.
 func (k *Keys) Unerased() []eventstore.KeyState {
-	return k.states(k.unerased, func(eventstore.KeyState) bool { return true })
-}
-
-func (k *Keys) states(of map[*entry]struct{}, wanted func(eventstore.KeyState) bool) []eventstore.KeyState {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	var states []eventstore.KeyState
-	for e := range of {
-		if wanted(*e.state) {
-			states = append(states, *e.state)
-		}
+	for e := range k.unerased {
+		states = append(states, *e.state)
 	}
 	return states
 }

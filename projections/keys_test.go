@@ -178,11 +178,12 @@ func TestDueAndUnerased(t *testing.T) {
 	}
 	check := func(what string, pending, unerased int) {
 		t.Helper()
-		if got := len(k.Due(due.Add(-1))); got != 0 {
-			t.Errorf("%s: %d keys are due too early", what, got)
+		early, next := k.Due(due.Add(-1))
+		if len(early) != 0 || (pending == 1) != next.Equal(due) {
+			t.Errorf("%s: %d keys are due too early, and the next at %s", what, len(early), next)
 		}
-		if got := len(k.Due(due)); got != pending {
-			t.Errorf("%s: %d keys are due, want %d", what, got, pending)
+		if got, _ := k.Due(due); len(got) != pending {
+			t.Errorf("%s: %d keys are due, want %d", what, len(got), pending)
 		}
 		if got := len(k.Unerased()); got != unerased {
 			t.Errorf("%s: %d keys are to be erased, want %d", what, got, unerased)
@@ -200,6 +201,20 @@ func TestDueAndUnerased(t *testing.T) {
 	check("not erased", 0, 1)
 	step(domain.MaterialErased{Version: 1})
 	check("erased", 0, 0)
+
+	// A destroyed version of a living key, and the deleted material of an imported one.
+	w = newWriter(t, s, "default", "living")
+	w.create()
+	step(domain.KeyVersionAdded{Version: 2, MaterialID: newUID(), Origin: domain.Imported})
+	step(domain.KeyVersionDestructionScheduled{Version: 1, DeleteTime: due})
+	check("version scheduled", 1, 0)
+	step(domain.KeyVersionDestroyed{Version: 1})
+	check("version destroyed", 0, 1)
+	step(domain.KeyMaterialDeleted{Version: 2})
+	step(domain.MaterialErased{Version: 1})
+	check("material deleted", 0, 1)
+	step(domain.MaterialErased{Version: 2})
+	check("all erased", 0, 0)
 }
 
 // TestWaiters: each waits for its own revision, and leaves nothing behind when it gives up.

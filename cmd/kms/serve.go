@@ -232,9 +232,15 @@ func evictor(t interface {
 	return func(state eventstore.KeyState, c eventstore.Commit) {
 		for _, e := range c.Events {
 			switch e := e.(type) { //nolint:gochecksumtype // the other events leave the cache as it is
-			case domain.KeyDisabled, domain.KeyDeletionScheduled, domain.KeyDestroyed:
+			case domain.KeyDisabled, domain.KeyImportAwaited, domain.KeyDeletionScheduled, domain.KeyDestroyed:
 				t.Evict(state.Key.UID, 0)
 			case domain.KeyVersionDisabled:
+				t.Evict(state.Key.UID, e.Version)
+			case domain.KeyVersionDestructionScheduled:
+				t.Evict(state.Key.UID, e.Version)
+			case domain.KeyVersionDestroyed:
+				t.Evict(state.Key.UID, e.Version)
+			case domain.KeyMaterialDeleted:
 				t.Evict(state.Key.UID, e.Version)
 			}
 		}
