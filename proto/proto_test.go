@@ -45,8 +45,8 @@ func TestEveryMethodNamesItsPermissionAndPath(t *testing.T) {
 			}
 		}
 	}
-	if seen != 32 {
-		t.Errorf("saw %d methods, want 32: adjust this number together with the API", seen)
+	if seen != 44 {
+		t.Errorf("saw %d methods, want 44: adjust this number together with the API", seen)
 	}
 }
 
@@ -66,6 +66,10 @@ func createKey(change func(*kmsv1.CreateKeyRequest)) proto.Message {
 
 func rotationPeriod(d *durationpb.Duration) proto.Message {
 	return createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.RotationPeriod = d })
+}
+
+func expireTime(seconds int64) proto.Message {
+	return createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.ExpireTime = &timestamppb.Timestamp{Seconds: seconds} })
 }
 
 func labels(l map[string]string) proto.Message {
@@ -108,6 +112,14 @@ func TestValid(t *testing.T) {
 		"default wait":             &kmsv1.ScheduleKeyDeletionRequest{Name: key},
 		"shortest wait":            &kmsv1.ScheduleKeyDeletionRequest{Name: key, Wait: days(1)},
 		"longest wait":             &kmsv1.ScheduleKeyDeletionRequest{Name: key, Wait: days(120), RequireUnusedFor: days(30)},
+		"wait of a version":        &kmsv1.ScheduleKeyVersionDestructionRequest{Name: key + "/versions/2", Wait: days(120)},
+		"wait of a key":            createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.DestroyWait = days(120) }),
+		"another period":           &kmsv1.UpdateRotationPeriodRequest{Name: key, RotationPeriod: days(730)},
+		"the last period":          &kmsv1.EnableAutoRotationRequest{Name: key},
+		"any number of uses":       createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.MaxUsesPerVersion = new(int64(0)) }),
+		"expires in 2100":          expireTime(4102444800),
+		"primary version":          &kmsv1.SetPrimaryVersionRequest{Name: key, Version: 1},
+		"longest resource":         &kmsv1.AddUsageBindingRequest{Name: key, Resource: strings.Repeat("r", 512)},
 		"default data key":         &kmsv1.GenerateDataKeyRequest{Name: key},
 		"data key in bits":         &kmsv1.GenerateDataKeyRequest{Name: key, Size: &kmsv1.GenerateDataKeyRequest_Bits{Bits: 512}},
 		"bad item":                 &kmsv1.BatchEncryptRequest{Name: key, Items: []*kmsv1.BatchEncryptRequest_Item{{Plaintext: make([]byte, 65537)}}},
@@ -173,6 +185,21 @@ func TestRefused(t *testing.T) {
 		"wait under 24 h":         {&kmsv1.ScheduleKeyDeletionRequest{Name: key, Wait: durationpb.New(23 * time.Hour)}, "wait", "24 hours to 120 days"},
 		"wait over 120 d":         {&kmsv1.ScheduleKeyDeletionRequest{Name: key, Wait: days(121)}, "wait", "24 hours to 120 days"},
 		"unused for nothing":      {&kmsv1.ScheduleKeyDeletionRequest{Name: key, RequireUnusedFor: days(0)}, "require_unused_for", "greater than"},
+		"version's wait 23 h":     {&kmsv1.ScheduleKeyVersionDestructionRequest{Name: key + "/versions/2", Wait: durationpb.New(23 * time.Hour)}, "wait", "24 hours to 120 days"},
+		"destroy_wait of 121 d":   {createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.DestroyWait = days(121) }), "key.destroy_wait", "24 hours to 120 days"},
+		"no other period":         {&kmsv1.UpdateRotationPeriodRequest{Name: key}, "rotation_period", "required"},
+		"another period of 0":     {&kmsv1.UpdateRotationPeriodRequest{Name: key, RotationPeriod: days(0)}, "rotation_period", "whole days"},
+		"enabled for 731 days":    {&kmsv1.EnableAutoRotationRequest{Name: key, RotationPeriod: days(731)}, "rotation_period", "whole days"},
+		"less than no uses":       {createKey(func(r *kmsv1.CreateKeyRequest) { r.Key.MaxUsesPerVersion = new(int64(-1)) }), "key.max_uses_per_version", "greater than"},
+		"expires before 1970":     {expireTime(-62135596800), "key.expire_time", "a time from 1970"},
+		"expires in 10000":        {expireTime(253402300800), "key.expire_time", "a time from 1970"},
+		"expires in 2262":         {expireTime(9214646400), "key.expire_time", "a time from 1970"},
+		"expires never ever":      {expireTime(1 << 60), "key.expire_time", "a time from 1970"},
+		"rotates in 2262":         {&kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: key, NextRotationTime: &timestamppb.Timestamp{Seconds: 9214646400}}, UpdateMask: mask}, "key.next_rotation_time", "a time from 1970"},
+		"primary version 0":       {&kmsv1.SetPrimaryVersionRequest{Name: key}, "version", "greater than"},
+		"version of a ring":       {&kmsv1.CreateKeyVersionRequest{Parent: ring}, "parent", "must be projects/{project}"},
+		"no resource":             {&kmsv1.AddUsageBindingRequest{Name: key}, "resource", "at least 1"},
+		"resource over 512 bytes": {&kmsv1.RemoveUsageBindingRequest{Name: key, Resource: strings.Repeat("ä", 257)}, "resource", "512"},
 		"page of 1001":            {&kmsv1.ListKeysRequest{Parent: ring, PageSize: 1001}, "page_size", "1000"},
 		"plaintext over 64 KiB":   {&kmsv1.EncryptRequest{Name: key, Plaintext: make([]byte, 65537)}, "plaintext", "65536"},
 		"aad over 64 KiB":         {&kmsv1.EncryptRequest{Name: key, Aad: make([]byte, 65537)}, "aad", "65536"},

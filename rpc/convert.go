@@ -125,21 +125,21 @@ var requestTypes = enum[kmsv1.ActivityLog_RequestType, domain.RequestType]{
 	kmsv1.ActivityLog_SYSTEM:                   domain.RequestSystem,
 }
 
-// keyProto is a key as the API shows it.
-func keyProto(state commands.KeyState) *kmsv1.Key {
+// keyProto is a key as the API shows it at that time: from its expire time on it is expired.
+func keyProto(state commands.KeyState, at time.Time) *kmsv1.Key {
 	k := state.Key
-	out := &kmsv1.Key{
-		Name: k.Name.String(), Uid: k.UID.String(), State: keyStates.toProto(k.State), Purpose: purposes.toProto(k.Purpose),
+	return &kmsv1.Key{
+		Name: k.Name.String(), Uid: k.UID.String(), State: keyStates.toProto(k.StateAt(at)), Purpose: purposes.toProto(k.Purpose),
 		Algorithm: algorithms.toProto(k.Algorithm), ProtectionLevel: protectionLevels.toProto(k.Protection),
 		DisplayName: k.DisplayName, Memo: k.Memo, Labels: k.Labels, Creator: k.Creator, Primary: int32(k.Primary),
 		CreateTime: timeProto(k.CreateTime), UpdateTime: timeProto(k.UpdateTime), StateTime: timeProto(k.StateTime),
 		RotateTime: timeProto(k.RotateTime), DeleteTime: timeProto(k.DeleteTime), DestroyTime: timeProto(k.DestroyTime),
 		Number: uint64(state.CreateRevision), Aliases: state.Aliases, Revision: uint64(max(state.Revision, state.AliasRevision)), Etag: commands.Etag(state.Revision),
+		RotationPeriod: durationProto(k.RotationPeriod), AutoRotation: k.AutoRotation, NextRotationTime: timeProto(k.NextRotationTime),
+		MaxUsesPerVersion: new(int64(k.MaxUsesPerVersion)), //nolint:gosec // the API takes no larger one
+		ExpireTime:        timeProto(k.ExpireTime), DestroyWait: durationProto(k.DestroyWait),
+		ImportOnly: k.ImportOnly, ManagedBy: k.ManagedBy, Origin: origins.toProto(k.Origin()),
 	}
-	if first, ok := k.Versions.Get(1); ok {
-		out.Origin = origins.toProto(first.Origin)
-	}
-	return out
 }
 
 // versionProto is a key's version as the API shows it. It changes with its key, so revision and etag are the key's.
@@ -150,7 +150,7 @@ func versionProto(state commands.KeyState, v domain.KeyVersion) *kmsv1.KeyVersio
 		Name: k.Name.VersionName(v.Version), Version: int32(v.Version), State: versionStates.toProto(v.State),
 		Usable: opens && v.State == domain.VersionStateEnabled, IsPrimary: v.Version == k.Primary,
 		Algorithm: algorithms.toProto(v.Algorithm), ProtectionLevel: protectionLevels.toProto(k.Protection), Origin: origins.toProto(v.Origin),
-		CreateTime: timeProto(v.CreateTime), StateTime: timeProto(v.StateTime), DestroyTime: timeProto(v.DestroyTime),
+		CreateTime: timeProto(v.CreateTime), StateTime: timeProto(v.StateTime), DeleteTime: timeProto(v.DeleteTime), DestroyTime: timeProto(v.DestroyTime),
 		Revision: uint64(state.Revision), Etag: commands.Etag(state.Revision),
 	}
 }
@@ -192,6 +192,13 @@ func timeProto(t time.Time) *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(t)
+}
+
+func durationProto(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
 }
 
 func uidText(u domain.UID) string {

@@ -10,18 +10,20 @@ import (
 	"go.einride.tech/aip/filtering"
 	expr "google.golang.org/genproto/googleapis/api/expr/v1alpha1"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/keyledger/kms/domain"
 )
 
-// field is something that a list can be filtered by (AIP-160). Exactly one of text, texts, number and labels is set.
+// field is something that a list can be filtered by (AIP-160). Exactly one of text, texts, number, flag and labels is set.
 type field[T any] struct {
 	name   string
 	enum   protoreflect.EnumType // of a text that is one of these names
-	time   bool                  // of a number: it is a time, in Unix nanoseconds
+	time   bool                  // of a number: it is a time, in Unix nanoseconds, or 0 if there is none
 	text   func(T) string
 	texts  func(T) []string
 	number func(T) int64
+	flag   func(T) bool
 	labels func(T) map[string]string
 }
 
@@ -33,6 +35,8 @@ func (f field[T]) declaration() filtering.DeclarationOption {
 		return filtering.DeclareIdent(f.name, filtering.TypeTimestamp)
 	case f.number != nil:
 		return filtering.DeclareIdent(f.name, filtering.TypeInt)
+	case f.flag != nil:
+		return filtering.DeclareIdent(f.name, filtering.TypeBool)
 	case f.texts != nil:
 		return filtering.DeclareIdent(f.name, filtering.TypeList(filtering.TypeString))
 	case f.labels != nil:
@@ -42,7 +46,9 @@ func (f field[T]) declaration() filtering.DeclarationOption {
 }
 
 func declarations[T any](fields []field[T]) (*filtering.Declarations, error) {
-	options := []filtering.DeclarationOption{filtering.DeclareStandardFunctions()}
+	options := []filtering.DeclarationOption{
+		filtering.DeclareStandardFunctions(), filtering.DeclareIdent("true", filtering.TypeBool), filtering.DeclareIdent("false", filtering.TypeBool),
+	}
 	for _, f := range fields {
 		options = append(options, f.declaration())
 	}
@@ -153,7 +159,21 @@ func (c *compiler[T]) comparison(operator string, left, right *expr.Expr) (func(
 		if err != nil {
 			return nil, err
 		}
-		return func(item T) bool { return holds(operator, cmp.Compare(f.number(item), value)) }, nil
+		return func(item T) bool {
+			have := f.number(item)
+			if f.time && have == 0 { // a time that is not set equals nothing, and so differs from everything
+				return operator == filtering.FunctionNotEquals
+			}
+			return holds(operator, cmp.Compare(have, value))
+		}, nil
+	case f.flag != nil:
+		value := right.GetIdentExpr().GetName()
+		if value != "true" && value != "false" {
+			return nil, badFilter(f.name + " must be compared to true or false")
+		}
+		return func(item T) bool {
+			return (f.flag(item) == (value == "true")) == (operator == filtering.FunctionEquals)
+		}, nil
 	case f.enum != nil:
 		value := right.GetIdentExpr().GetName() // one of the enum's, says the type checker, or another field of this enum
 		if f.enum.Descriptor().Values().ByName(protoreflect.Name(value)) == nil {
@@ -259,6 +279,14 @@ func numberOf(isTime bool, e *expr.Expr) (int64, error) {
 		return 0, badFilter("a time must be like \"2026-01-31T12:00:00Z\"")
 	}
 	return at.UnixNano(), nil
+}
+
+// timeOf is a time that a request gives; zero if it gives none.
+func timeOf(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
 }
 
 // unixNano is a time as filters and orders take it; 0 if there is none.

@@ -3,6 +3,9 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -31,7 +34,9 @@ func (k *keyService) CreateKey(ctx context.Context, r *kmsv1.CreateKeyRequest) (
 	}
 	create := commands.CreateKey{
 		Mutation: m, Parent: parent, KeyID: r.GetKeyId(), DisplayName: key.GetDisplayName(), Memo: key.GetMemo(), Labels: key.GetLabels(),
-		SkipInitialVersion: r.GetSkipInitialVersion(),
+		SkipInitialVersion: r.GetSkipInitialVersion(), ImportOnly: key.GetImportOnly(), ManagedBy: key.GetManagedBy(),
+		AutoRotation: key.GetAutoRotation(), RotationPeriod: key.GetRotationPeriod().AsDuration(), MaxUsesPerVersion: maxUses(key),
+		ExpireTime: timeOf(key.GetExpireTime()), DestroyWait: key.GetDestroyWait().AsDuration(),
 	}
 	if create.Purpose, err = purposes.fromProto("key.purpose", key.GetPurpose()); err != nil {
 		return nil, err
@@ -60,19 +65,14 @@ func notYet(key *kmsv1.Key) error {
 		given bool
 	}{
 		{"allowed_algorithms", len(key.GetAllowedAlgorithms()) > 0},
-		{"rotation_period", key.GetRotationPeriod() != nil},
-		{"auto_rotation", key.GetAutoRotation()},
-		{"max_uses_per_version", key.GetMaxUsesPerVersion() != 0},
 		{"convergent", key.GetConvergent()},
-		{"expire_time", key.GetExpireTime() != nil},
-		{"destroy_wait", key.GetDestroyWait() != nil},
-		{"import_only", key.GetImportOnly()},
-		{"managed_by", key.GetManagedBy() != ""},
-		{"next_rotation_time", key.GetNextRotationTime() != nil},
 	} {
 		if f.given {
 			return unsupported("key." + f.field + " is not supported by this server yet; leave it out")
 		}
+	}
+	if key.GetNextRotationTime() != nil {
+		return unsupported("key.next_rotation_time can't be given here; leave it out, and move it with UpdateKey once the key is made")
 	}
 	if len(key.GetAliases()) > 0 {
 		return unsupported("key.aliases can't be given here; leave it out, and add them with AddKeyAlias once the key is made")
@@ -85,7 +85,11 @@ func (k *keyService) GetKey(ctx context.Context, r *kmsv1.GetKeyRequest) (*kmsv1
 	if err != nil {
 		return nil, err
 	}
-	return keyAnswer(k.read(ctx, ref, r.GetMinRevision()))
+	state, err := k.read(ctx, ref, r.GetMinRevision())
+	if err != nil {
+		return nil, err
+	}
+	return keyProto(state, time.Now()), nil
 }
 
 // read passes the gate and gets one key.
@@ -100,6 +104,22 @@ var updatable = map[string]func(*domain.UpdateKey, *kmsv1.Key){
 	"display_name": func(u *domain.UpdateKey, k *kmsv1.Key) { u.DisplayName = new(k.GetDisplayName()) },
 	"memo":         func(u *domain.UpdateKey, k *kmsv1.Key) { u.Memo = new(k.GetMemo()) },
 	"labels":       func(u *domain.UpdateKey, k *kmsv1.Key) { u.Labels = new(k.GetLabels()) },
+	"expire_time":  func(u *domain.UpdateKey, k *kmsv1.Key) { u.ExpireTime = new(timeOf(k.GetExpireTime())) },
+	"managed_by":   func(u *domain.UpdateKey, k *kmsv1.Key) { u.ManagedBy = new(k.GetManagedBy()) },
+	"next_rotation_time": func(u *domain.UpdateKey, k *kmsv1.Key) {
+		u.NextRotationTime = new(timeOf(k.GetNextRotationTime()))
+	},
+	"max_uses_per_version": func(u *domain.UpdateKey, k *kmsv1.Key) {
+		u.MaxUsesPerVersion = new(uint64(k.GetMaxUsesPerVersion())) //nolint:gosec // validated to be 0 or more
+	},
+}
+
+// maxUses is the limit that the request gives; nil if it gives none.
+func maxUses(key *kmsv1.Key) *uint64 {
+	if key.MaxUsesPerVersion == nil { //nolint:protogetter // given or not is not to be had otherwise
+		return nil
+	}
+	return new(uint64(key.GetMaxUsesPerVersion())) //nolint:gosec // validated to be 0 or more
 }
 
 func (k *keyService) UpdateKey(ctx context.Context, r *kmsv1.UpdateKeyRequest) (*kmsv1.Key, error) {
@@ -119,7 +139,7 @@ func (k *keyService) UpdateKey(ctx context.Context, r *kmsv1.UpdateKeyRequest) (
 	for _, path := range r.GetUpdateMask().GetPaths() {
 		take, ok := updatable[path]
 		if !ok {
-			return nil, unsupported(fmt.Sprintf("update_mask names %.100q, which can't be changed here; it may name display_name, memo and labels", path))
+			return nil, unsupported(fmt.Sprintf("update_mask names %.100q, which can't be changed here; it may name %s", path, strings.Join(slices.Sorted(maps.Keys(updatable)), ", ")))
 		}
 		take(&update, r.GetKey())
 	}
@@ -189,7 +209,7 @@ func (k *keyService) ScheduleKeyDeletion(ctx context.Context, r *kmsv1.ScheduleK
 	if err != nil {
 		return nil, err
 	}
-	out := &kmsv1.ScheduleKeyDeletionResponse{Key: keyProto(state)}
+	out := &kmsv1.ScheduleKeyDeletionResponse{Key: keyProto(state, state.Time)}
 	k.addLastUse(ctx, out, state.Key.UID)
 	return out, nil
 }
@@ -265,8 +285,9 @@ func (k *keyService) ListKeys(ctx context.Context, r *kmsv1.ListKeysRequest) (*k
 	if err != nil {
 		return nil, err
 	}
+	now := time.Now()
 	for _, state := range page.items {
-		out.Keys = append(out.Keys, keyProto(*state))
+		out.Keys = append(out.Keys, keyProto(*state, now))
 	}
 	out.NextPageToken, out.TotalSize = page.nextToken, page.total
 	return out, nil
@@ -345,19 +366,35 @@ var keyLists = mustLists(listSpec[*commands.KeyState]{
 		{name: "key_id", text: func(s *commands.KeyState) string { return s.Key.Name.ID }},
 		{name: "display_name", text: func(s *commands.KeyState) string { return s.Key.DisplayName }},
 		{name: "memo", text: func(s *commands.KeyState) string { return s.Key.Memo }},
-		{name: "state", enum: kmsv1.Key_State(0).Type(), text: func(s *commands.KeyState) string { return string(s.Key.State) }},
+		{name: "state", enum: kmsv1.Key_State(0).Type(), text: stateNow},
 		{name: "purpose", enum: kmsv1.Key_Purpose(0).Type(), text: func(s *commands.KeyState) string { return string(s.Key.Purpose) }},
 		{name: "algorithm", enum: kmsv1.Key_Algorithm(0).Type(), text: func(s *commands.KeyState) string { return string(s.Key.Algorithm) }},
 		{name: "protection_level", enum: kmsv1.Key_ProtectionLevel(0).Type(), text: func(s *commands.KeyState) string { return string(s.Key.Protection) }},
 		{name: "create_time", time: true, number: func(s *commands.KeyState) int64 { return s.Key.CreateTime.UnixNano() }},
 		{name: "update_time", time: true, number: func(s *commands.KeyState) int64 { return s.Key.UpdateTime.UnixNano() }},
+		{name: "rotate_time", time: true, number: func(s *commands.KeyState) int64 { return unixNano(s.Key.RotateTime) }},
+		{name: "next_rotation_time", time: true, number: func(s *commands.KeyState) int64 { return unixNano(s.Key.NextRotationTime) }},
+		{name: "expire_time", time: true, number: func(s *commands.KeyState) int64 { return unixNano(s.Key.ExpireTime) }},
+		{name: "delete_time", time: true, number: func(s *commands.KeyState) int64 { return unixNano(s.Key.DeleteTime) }},
+		{name: "auto_rotation", flag: func(s *commands.KeyState) bool { return s.Key.AutoRotation }},
+		{name: "import_only", flag: func(s *commands.KeyState) bool { return s.Key.ImportOnly }},
+		{name: "origin", enum: kmsv1.KeyVersion_Origin(0).Type(), text: func(s *commands.KeyState) string { return string(s.Key.Origin()) }},
+		{name: "managed_by", text: func(s *commands.KeyState) string { return s.Key.ManagedBy }},
 		{name: "aliases", texts: func(s *commands.KeyState) []string { return s.Aliases }},
 		{name: "labels", labels: func(s *commands.KeyState) map[string]string { return s.Key.Labels }},
 	},
-	orders: []string{"name", "create_time", "update_time"},
+	orders: []string{"name", "create_time", "update_time", "next_rotation_time", "expire_time", "delete_time"},
 	// By ring and then id, the order that the projection yields. Whole names of several rings sort otherwise: '-' is before '/'.
 	place: func(s *commands.KeyState) place { return place{Text: s.Key.Name.Ring, Text2: s.Key.Name.ID} },
 })
+
+// stateNow is the key's state by the clock, which is looked at only for those that expire.
+func stateNow(s *commands.KeyState) string {
+	if s.Key.ExpireTime.IsZero() {
+		return string(s.Key.State)
+	}
+	return string(s.Key.StateAt(time.Now()))
+}
 
 // versionLists says what lists of a key's versions can be filtered and ordered by.
 var versionLists = mustLists(listSpec[domain.KeyVersion]{
@@ -365,18 +402,20 @@ var versionLists = mustLists(listSpec[domain.KeyVersion]{
 		{name: "version", number: func(v domain.KeyVersion) int64 { return int64(v.Version) }},
 		{name: "state", enum: kmsv1.KeyVersion_State(0).Type(), text: func(v domain.KeyVersion) string { return string(v.State) }},
 		{name: "algorithm", enum: kmsv1.Key_Algorithm(0).Type(), text: func(v domain.KeyVersion) string { return string(v.Algorithm) }},
+		{name: "origin", enum: kmsv1.KeyVersion_Origin(0).Type(), text: func(v domain.KeyVersion) string { return string(v.Origin) }},
 		{name: "create_time", time: true, number: func(v domain.KeyVersion) int64 { return v.CreateTime.UnixNano() }},
+		{name: "delete_time", time: true, number: func(v domain.KeyVersion) int64 { return unixNano(v.DeleteTime) }},
 	},
-	orders: []string{"version", "create_time"},
+	orders: []string{"version", "create_time", "delete_time"},
 	place:  func(v domain.KeyVersion) place { return place{Number: int64(v.Version)} },
 })
 
-// keyAnswer is the answer to what acts on a key.
+// keyAnswer is the answer to what acts on a key: as it was just after, whenever the request is repeated.
 func keyAnswer(state commands.KeyState, err error) (*kmsv1.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keyProto(state), nil
+	return keyProto(state, state.Time), nil
 }
 
 // versionAnswer is the answer to what acts on a version.

@@ -23,6 +23,18 @@ type Commands interface {
 	CancelKeyDeletion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, enable bool, m commands.Mutation) (commands.KeyState, error)
 	DeleteKey(ctx context.Context, caller domain.Caller, ref domain.KeyRef, skipWait bool, m commands.Mutation) (commands.KeyState, error)
 
+	UpdateRotationPeriod(ctx context.Context, caller domain.Caller, ref domain.KeyRef, period time.Duration, m commands.Mutation) (commands.KeyState, error)
+	EnableAutoRotation(ctx context.Context, caller domain.Caller, ref domain.KeyRef, period time.Duration, m commands.Mutation) (commands.KeyState, error)
+	DisableAutoRotation(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
+	CreateKeyVersion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, makePrimary bool, m commands.Mutation) (commands.KeyState, error)
+	SetPrimaryVersion(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
+	ScheduleKeyVersionDestruction(ctx context.Context, caller domain.Caller, ref domain.KeyRef, wait time.Duration, allowPrimary bool, m commands.Mutation) (commands.KeyState, error)
+	RestoreKeyVersion(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
+	ArchiveKey(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
+	UnarchiveKey(ctx context.Context, caller domain.Caller, ref domain.KeyRef, enable bool, m commands.Mutation) (commands.KeyState, error)
+	AddUsageBinding(ctx context.Context, caller domain.Caller, ref domain.KeyRef, resource string, m commands.Mutation) (commands.KeyState, error)
+	RemoveUsageBinding(ctx context.Context, caller domain.Caller, ref domain.KeyRef, resource string, m commands.Mutation) (commands.KeyState, error)
+
 	AddKeyAlias(ctx context.Context, caller domain.Caller, ref domain.KeyRef, alias string, move bool, m commands.Mutation) (commands.KeyState, error)
 	RemoveKeyAlias(ctx context.Context, caller domain.Caller, ref domain.KeyRef, alias string, m commands.Mutation) (commands.KeyState, error)
 	CreateKeyRing(context.Context, domain.Caller, commands.CreateKeyRing) (commands.RingState, error)

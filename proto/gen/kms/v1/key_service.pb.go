@@ -1035,7 +1035,8 @@ type UpdateKeyRequest struct {
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
-	// The fields to change: display_name, memo, labels.
+	// The fields to change: display_name, memo, labels, expire_time, next_rotation_time, max_uses_per_version, managed_by.
+	// One that is named and not given in `key` is emptied: without expire_time the key does not expire.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,4,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1940,6 +1941,1008 @@ func (x *DeleteKeyRequest) GetSkipWait() bool {
 	return false
 }
 
+type UpdateRotationPeriodRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Whole days, 1 to 730.
+	RotationPeriod *durationpb.Duration `protobuf:"bytes,4,opt,name=rotation_period,json=rotationPeriod,proto3" json:"rotation_period,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *UpdateRotationPeriodRequest) Reset() {
+	*x = UpdateRotationPeriodRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRotationPeriodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRotationPeriodRequest) ProtoMessage() {}
+
+func (x *UpdateRotationPeriodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRotationPeriodRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRotationPeriodRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *UpdateRotationPeriodRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UpdateRotationPeriodRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateRotationPeriodRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *UpdateRotationPeriodRequest) GetRotationPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.RotationPeriod
+	}
+	return nil
+}
+
+type EnableAutoRotationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Whole days, 1 to 730; the key's last period, or 90 days, when left out.
+	RotationPeriod *durationpb.Duration `protobuf:"bytes,4,opt,name=rotation_period,json=rotationPeriod,proto3" json:"rotation_period,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *EnableAutoRotationRequest) Reset() {
+	*x = EnableAutoRotationRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnableAutoRotationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnableAutoRotationRequest) ProtoMessage() {}
+
+func (x *EnableAutoRotationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnableAutoRotationRequest.ProtoReflect.Descriptor instead.
+func (*EnableAutoRotationRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *EnableAutoRotationRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EnableAutoRotationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *EnableAutoRotationRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *EnableAutoRotationRequest) GetRotationPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.RotationPeriod
+	}
+	return nil
+}
+
+type DisableAutoRotationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisableAutoRotationRequest) Reset() {
+	*x = DisableAutoRotationRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisableAutoRotationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisableAutoRotationRequest) ProtoMessage() {}
+
+func (x *DisableAutoRotationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisableAutoRotationRequest.ProtoReflect.Descriptor instead.
+func (*DisableAutoRotationRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DisableAutoRotationRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DisableAutoRotationRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DisableAutoRotationRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+type CreateKeyVersionRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Makes new ciphertexts with it.
+	MakePrimary   bool `protobuf:"varint,4,opt,name=make_primary,json=makePrimary,proto3" json:"make_primary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateKeyVersionRequest) Reset() {
+	*x = CreateKeyVersionRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateKeyVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateKeyVersionRequest) ProtoMessage() {}
+
+func (x *CreateKeyVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateKeyVersionRequest.ProtoReflect.Descriptor instead.
+func (*CreateKeyVersionRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CreateKeyVersionRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateKeyVersionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateKeyVersionRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *CreateKeyVersionRequest) GetMakePrimary() bool {
+	if x != nil {
+		return x.MakePrimary
+	}
+	return false
+}
+
+type SetPrimaryVersionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	Version       int32  `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetPrimaryVersionRequest) Reset() {
+	*x = SetPrimaryVersionRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetPrimaryVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetPrimaryVersionRequest) ProtoMessage() {}
+
+func (x *SetPrimaryVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetPrimaryVersionRequest.ProtoReflect.Descriptor instead.
+func (*SetPrimaryVersionRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SetPrimaryVersionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetPrimaryVersionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SetPrimaryVersionRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *SetPrimaryVersionRequest) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+type ScheduleKeyVersionDestructionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// 24 hours to 120 days; the key's destroy_wait, or 72 hours, when left out.
+	Wait *durationpb.Duration `protobuf:"bytes,4,opt,name=wait,proto3" json:"wait,omitempty"`
+	// Takes the version even if new ciphertexts are made with it; they can't be made then.
+	AllowPrimary  bool `protobuf:"varint,5,opt,name=allow_primary,json=allowPrimary,proto3" json:"allow_primary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScheduleKeyVersionDestructionRequest) Reset() {
+	*x = ScheduleKeyVersionDestructionRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScheduleKeyVersionDestructionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScheduleKeyVersionDestructionRequest) ProtoMessage() {}
+
+func (x *ScheduleKeyVersionDestructionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScheduleKeyVersionDestructionRequest.ProtoReflect.Descriptor instead.
+func (*ScheduleKeyVersionDestructionRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ScheduleKeyVersionDestructionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ScheduleKeyVersionDestructionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ScheduleKeyVersionDestructionRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *ScheduleKeyVersionDestructionRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+func (x *ScheduleKeyVersionDestructionRequest) GetAllowPrimary() bool {
+	if x != nil {
+		return x.AllowPrimary
+	}
+	return false
+}
+
+type RestoreKeyVersionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreKeyVersionRequest) Reset() {
+	*x = RestoreKeyVersionRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreKeyVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreKeyVersionRequest) ProtoMessage() {}
+
+func (x *RestoreKeyVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreKeyVersionRequest.ProtoReflect.Descriptor instead.
+func (*RestoreKeyVersionRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RestoreKeyVersionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RestoreKeyVersionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RestoreKeyVersionRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+type ArchiveKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArchiveKeyRequest) Reset() {
+	*x = ArchiveKeyRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArchiveKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArchiveKeyRequest) ProtoMessage() {}
+
+func (x *ArchiveKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArchiveKeyRequest.ProtoReflect.Descriptor instead.
+func (*ArchiveKeyRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ArchiveKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ArchiveKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ArchiveKeyRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+type UnarchiveKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Leaves the key enabled instead of disabled.
+	Enable        bool `protobuf:"varint,4,opt,name=enable,proto3" json:"enable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnarchiveKeyRequest) Reset() {
+	*x = UnarchiveKeyRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnarchiveKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnarchiveKeyRequest) ProtoMessage() {}
+
+func (x *UnarchiveKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnarchiveKeyRequest.ProtoReflect.Descriptor instead.
+func (*UnarchiveKeyRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *UnarchiveKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UnarchiveKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UnarchiveKeyRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *UnarchiveKeyRequest) GetEnable() bool {
+	if x != nil {
+		return x.Enable
+	}
+	return false
+}
+
+type AddUsageBindingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The resource's name, as its owner gives it: 1 to 512 bytes.
+	Resource      string `protobuf:"bytes,4,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddUsageBindingRequest) Reset() {
+	*x = AddUsageBindingRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddUsageBindingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddUsageBindingRequest) ProtoMessage() {}
+
+func (x *AddUsageBindingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddUsageBindingRequest.ProtoReflect.Descriptor instead.
+func (*AddUsageBindingRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *AddUsageBindingRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AddUsageBindingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AddUsageBindingRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *AddUsageBindingRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+type RemoveUsageBindingRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The resource's name, as its owner gives it: 1 to 512 bytes.
+	Resource      string `protobuf:"bytes,4,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveUsageBindingRequest) Reset() {
+	*x = RemoveUsageBindingRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveUsageBindingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveUsageBindingRequest) ProtoMessage() {}
+
+func (x *RemoveUsageBindingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveUsageBindingRequest.ProtoReflect.Descriptor instead.
+func (*RemoveUsageBindingRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RemoveUsageBindingRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RemoveUsageBindingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *RemoveUsageBindingRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *RemoveUsageBindingRequest) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+type ListUsageBindingsRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
+	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// 1 to 1000; 0 is 100.
+	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; it is bound to the rest of the query.
+	PageToken string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Leaves out this many of what would come next.
+	Skip             int32 `protobuf:"varint,7,opt,name=skip,proto3" json:"skip,omitempty"`
+	IncludeTotalSize bool  `protobuf:"varint,8,opt,name=include_total_size,json=includeTotalSize,proto3" json:"include_total_size,omitempty"`
+	// AIP-160, like `resource = "billing/*"`.
+	Filter string `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Comma-separated fields, each may be followed by " desc".
+	OrderBy       string `protobuf:"bytes,10,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsageBindingsRequest) Reset() {
+	*x = ListUsageBindingsRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsageBindingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsageBindingsRequest) ProtoMessage() {}
+
+func (x *ListUsageBindingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsageBindingsRequest.ProtoReflect.Descriptor instead.
+func (*ListUsageBindingsRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ListUsageBindingsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListUsageBindingsRequest) GetMinRevision() uint64 {
+	if x != nil {
+		return x.MinRevision
+	}
+	return 0
+}
+
+func (x *ListUsageBindingsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListUsageBindingsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListUsageBindingsRequest) GetSkip() int32 {
+	if x != nil {
+		return x.Skip
+	}
+	return 0
+}
+
+func (x *ListUsageBindingsRequest) GetIncludeTotalSize() bool {
+	if x != nil {
+		return x.IncludeTotalSize
+	}
+	return false
+}
+
+func (x *ListUsageBindingsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListUsageBindingsRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+type ListUsageBindingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UsageBindings []*UsageBinding        `protobuf:"bytes,1,rep,name=usage_bindings,json=usageBindings,proto3" json:"usage_bindings,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Only when asked for.
+	TotalSize int64 `protobuf:"varint,3,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
+	// The state of the event log that the page was read from.
+	Revision      uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListUsageBindingsResponse) Reset() {
+	*x = ListUsageBindingsResponse{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListUsageBindingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListUsageBindingsResponse) ProtoMessage() {}
+
+func (x *ListUsageBindingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListUsageBindingsResponse.ProtoReflect.Descriptor instead.
+func (*ListUsageBindingsResponse) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ListUsageBindingsResponse) GetUsageBindings() []*UsageBinding {
+	if x != nil {
+		return x.UsageBindings
+	}
+	return nil
+}
+
+func (x *ListUsageBindingsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListUsageBindingsResponse) GetTotalSize() int64 {
+	if x != nil {
+		return x.TotalSize
+	}
+	return 0
+}
+
+func (x *ListUsageBindingsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// Says that a resource is protected by a key, and so depends on it.
+type UsageBinding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resource's name, as its owner gives it.
+	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The principal that added it.
+	Creator       string                 `protobuf:"bytes,2,opt,name=creator,proto3" json:"creator,omitempty"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageBinding) Reset() {
+	*x = UsageBinding{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageBinding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageBinding) ProtoMessage() {}
+
+func (x *UsageBinding) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageBinding.ProtoReflect.Descriptor instead.
+func (*UsageBinding) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *UsageBinding) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *UsageBinding) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *UsageBinding) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
 var File_kms_v1_key_service_proto protoreflect.FileDescriptor
 
 const file_kms_v1_key_service_proto_rawDesc = "" +
@@ -2116,7 +3119,97 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
 	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12\x1b\n" +
-	"\tskip_wait\x18\x04 \x01(\bR\bskipWait2\xc6\x1b\n" +
+	"\tskip_wait\x18\x04 \x01(\bR\bskipWait\"\xd9\x01\n" +
+	"\x1bUpdateRotationPeriodRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12Q\n" +
+	"\x0frotation_period\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xc8\x01\x01\xaa\x01\x04\xc0\xda\x18\x01R\x0erotationPeriod\"\xd4\x01\n" +
+	"\x19EnableAutoRotationRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12N\n" +
+	"\x0frotation_period\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\n" +
+	"\xbaH\a\xaa\x01\x04\xc0\xda\x18\x01R\x0erotationPeriod\"\x85\x01\n" +
+	"\x1aDisableAutoRotationRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"\xa9\x01\n" +
+	"\x17CreateKeyVersionRequest\x12!\n" +
+	"\x06parent\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x06parent\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12!\n" +
+	"\fmake_primary\x18\x04 \x01(\bR\vmakePrimary\"\xa6\x01\n" +
+	"\x18SetPrimaryVersionRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12!\n" +
+	"\aversion\x18\x04 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01R\aversion\"\xef\x01\n" +
+	"$ScheduleKeyVersionDestructionRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe8\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x129\n" +
+	"\x04wait\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\n" +
+	"\xbaH\a\xaa\x01\x04\xc8\xda\x18\x01R\x04wait\x12#\n" +
+	"\rallow_primary\x18\x05 \x01(\bR\fallowPrimary\"\x83\x01\n" +
+	"\x18RestoreKeyVersionRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe8\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"|\n" +
+	"\x11ArchiveKeyRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"\x96\x01\n" +
+	"\x13UnarchiveKeyRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12\x16\n" +
+	"\x06enable\x18\x04 \x01(\bR\x06enable\"\xad\x01\n" +
+	"\x16AddUsageBindingRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12*\n" +
+	"\bresource\x18\x04 \x01(\tB\x0e\xbaH\vr\t\xf8\xda\x18\x01\x10\x01(\x80\x04R\bresource\"\xb0\x01\n" +
+	"\x19RemoveUsageBindingRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12*\n" +
+	"\bresource\x18\x04 \x01(\tB\x0e\xbaH\vr\t\xf8\xda\x18\x01\x10\x01(\x80\x04R\bresource\"\xc4\x02\n" +
+	"\x18ListUsageBindingsRequest\x12!\n" +
+	"\x06parent\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x06parent\x12!\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12'\n" +
+	"\tpage_size\x18\x05 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\x12\x1b\n" +
+	"\x04skip\x18\a \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x04skip\x12,\n" +
+	"\x12include_total_size\x18\b \x01(\bR\x10includeTotalSize\x12 \n" +
+	"\x06filter\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
+	"\border_by\x18\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\aorderBy\"\xbb\x01\n" +
+	"\x19ListUsageBindingsResponse\x12;\n" +
+	"\x0eusage_bindings\x18\x01 \x03(\v2\x14.kms.v1.UsageBindingR\rusageBindings\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
+	"\n" +
+	"total_size\x18\x03 \x01(\x03R\ttotalSize\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\x81\x01\n" +
+	"\fUsageBinding\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x18\n" +
+	"\acreator\x18\x02 \x01(\tR\acreator\x12;\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime2\xf7,\n" +
 	"\n" +
 	"KeyService\x12\x99\x01\n" +
 	"\rCreateKeyRing\x12\x1c.kms.v1.CreateKeyRingRequest\x1a\x0f.kms.v1.KeyRing\"Y\xc2\xda\x18\x13kms.keyRings.create\x82\xd3\xe4\x93\x02<:\bkey_ring\"0/api/v1/{parent=projects/*/locations/*}/keyRings\x12\x86\x01\n" +
@@ -2142,7 +3235,20 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x11DisableKeyVersion\x12 .kms.v1.DisableKeyVersionRequest\x1a\x12.kms.v1.KeyVersion\"p\xc2\xda\x18\x17kms.keyVersions.disable\x82\xd3\xe4\x93\x02O:\x01*\"J/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}:disable\x12\xd0\x01\n" +
 	"\x13ScheduleKeyDeletion\x12\".kms.v1.ScheduleKeyDeletionRequest\x1a#.kms.v1.ScheduleKeyDeletionResponse\"p\xc2\xda\x18\x19kms.keys.scheduleDeletion\x82\xd3\xe4\x93\x02M:\x01*\"H/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:scheduleDeletion\x12\xb0\x01\n" +
 	"\x11CancelKeyDeletion\x12 .kms.v1.CancelKeyDeletionRequest\x1a\v.kms.v1.Key\"l\xc2\xda\x18\x17kms.keys.cancelDeletion\x82\xd3\xe4\x93\x02K:\x01*\"F/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:cancelDeletion\x12\x86\x01\n" +
-	"\tDeleteKey\x12\x18.kms.v1.DeleteKeyRequest\x1a\v.kms.v1.Key\"R\xc2\xda\x18\x0fkms.keys.delete\x82\xd3\xe4\x93\x029*7/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}B1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
+	"\tDeleteKey\x12\x18.kms.v1.DeleteKeyRequest\x1a\v.kms.v1.Key\"R\xc2\xda\x18\x0fkms.keys.delete\x82\xd3\xe4\x93\x029*7/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}\x12\xbc\x01\n" +
+	"\x14UpdateRotationPeriod\x12#.kms.v1.UpdateRotationPeriodRequest\x1a\v.kms.v1.Key\"r\xc2\xda\x18\x17kms.keys.updateRotation\x82\xd3\xe4\x93\x02Q:\x01*\"L/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:updateRotationPeriod\x12\xb6\x01\n" +
+	"\x12EnableAutoRotation\x12!.kms.v1.EnableAutoRotationRequest\x1a\v.kms.v1.Key\"p\xc2\xda\x18\x17kms.keys.updateRotation\x82\xd3\xe4\x93\x02O:\x01*\"J/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:enableAutoRotation\x12\xb9\x01\n" +
+	"\x13DisableAutoRotation\x12\".kms.v1.DisableAutoRotationRequest\x1a\v.kms.v1.Key\"q\xc2\xda\x18\x17kms.keys.updateRotation\x82\xd3\xe4\x93\x02P:\x01*\"K/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:disableAutoRotation\x12\xb0\x01\n" +
+	"\x10CreateKeyVersion\x12\x1f.kms.v1.CreateKeyVersionRequest\x1a\x12.kms.v1.KeyVersion\"g\xc2\xda\x18\x16kms.keyVersions.create\x82\xd3\xe4\x93\x02G:\x01*\"B/api/v1/{parent=projects/*/locations/*/keyRings/*/keys/*}/versions\x12\xb6\x01\n" +
+	"\x11SetPrimaryVersion\x12 .kms.v1.SetPrimaryVersionRequest\x1a\v.kms.v1.Key\"r\xc2\xda\x18\x1akms.keys.setPrimaryVersion\x82\xd3\xe4\x93\x02N:\x01*\"I/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:setPrimaryVersion\x12\xec\x01\n" +
+	"\x1dScheduleKeyVersionDestruction\x12,.kms.v1.ScheduleKeyVersionDestructionRequest\x1a\x12.kms.v1.KeyVersion\"\x88\x01\xc2\xda\x18#kms.keyVersions.scheduleDestruction\x82\xd3\xe4\x93\x02[:\x01*\"V/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}:scheduleDestruction\x12\xbb\x01\n" +
+	"\x11RestoreKeyVersion\x12 .kms.v1.RestoreKeyVersionRequest\x1a\x12.kms.v1.KeyVersion\"p\xc2\xda\x18\x17kms.keyVersions.restore\x82\xd3\xe4\x93\x02O:\x01*\"J/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}:restore\x12\x94\x01\n" +
+	"\n" +
+	"ArchiveKey\x12\x19.kms.v1.ArchiveKeyRequest\x1a\v.kms.v1.Key\"^\xc2\xda\x18\x10kms.keys.archive\x82\xd3\xe4\x93\x02D:\x01*\"?/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:archive\x12\x9c\x01\n" +
+	"\fUnarchiveKey\x12\x1b.kms.v1.UnarchiveKeyRequest\x1a\v.kms.v1.Key\"b\xc2\xda\x18\x12kms.keys.unarchive\x82\xd3\xe4\x93\x02F:\x01*\"A/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:unarchive\x12\xab\x01\n" +
+	"\x0fAddUsageBinding\x12\x1e.kms.v1.AddUsageBindingRequest\x1a\v.kms.v1.Key\"k\xc2\xda\x18\x15kms.usageBindings.add\x82\xd3\xe4\x93\x02L:\x01*\"G/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:addUsageBinding\x12\xb7\x01\n" +
+	"\x12RemoveUsageBinding\x12!.kms.v1.RemoveUsageBindingRequest\x1a\v.kms.v1.Key\"q\xc2\xda\x18\x18kms.usageBindings.remove\x82\xd3\xe4\x93\x02O:\x01*\"J/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:removeUsageBinding\x12\xc3\x01\n" +
+	"\x11ListUsageBindings\x12 .kms.v1.ListUsageBindingsRequest\x1a!.kms.v1.ListUsageBindingsResponse\"i\xc2\xda\x18\x16kms.usageBindings.list\x82\xd3\xe4\x93\x02I\x12G/api/v1/{parent=projects/*/locations/*/keyRings/*/keys/*}/usageBindingsB1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
 
 var (
 	file_kms_v1_key_service_proto_rawDescOnce sync.Once
@@ -2156,104 +3262,147 @@ func file_kms_v1_key_service_proto_rawDescGZIP() []byte {
 	return file_kms_v1_key_service_proto_rawDescData
 }
 
-var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_kms_v1_key_service_proto_goTypes = []any{
-	(*CreateKeyRingRequest)(nil),        // 0: kms.v1.CreateKeyRingRequest
-	(*GetKeyRingRequest)(nil),           // 1: kms.v1.GetKeyRingRequest
-	(*ListKeyRingsRequest)(nil),         // 2: kms.v1.ListKeyRingsRequest
-	(*ListKeyRingsResponse)(nil),        // 3: kms.v1.ListKeyRingsResponse
-	(*ArchiveKeyRingRequest)(nil),       // 4: kms.v1.ArchiveKeyRingRequest
-	(*UnarchiveKeyRingRequest)(nil),     // 5: kms.v1.UnarchiveKeyRingRequest
-	(*CreateKeyRequest)(nil),            // 6: kms.v1.CreateKeyRequest
-	(*GetKeyRequest)(nil),               // 7: kms.v1.GetKeyRequest
-	(*ListKeysRequest)(nil),             // 8: kms.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),            // 9: kms.v1.ListKeysResponse
-	(*CountKeysRequest)(nil),            // 10: kms.v1.CountKeysRequest
-	(*CountKeysResponse)(nil),           // 11: kms.v1.CountKeysResponse
-	(*AddKeyAliasRequest)(nil),          // 12: kms.v1.AddKeyAliasRequest
-	(*RemoveKeyAliasRequest)(nil),       // 13: kms.v1.RemoveKeyAliasRequest
-	(*UpdateKeyRequest)(nil),            // 14: kms.v1.UpdateKeyRequest
-	(*RotateKeyRequest)(nil),            // 15: kms.v1.RotateKeyRequest
-	(*EnableKeyRequest)(nil),            // 16: kms.v1.EnableKeyRequest
-	(*DisableKeyRequest)(nil),           // 17: kms.v1.DisableKeyRequest
-	(*GetKeyVersionRequest)(nil),        // 18: kms.v1.GetKeyVersionRequest
-	(*ListKeyVersionsRequest)(nil),      // 19: kms.v1.ListKeyVersionsRequest
-	(*ListKeyVersionsResponse)(nil),     // 20: kms.v1.ListKeyVersionsResponse
-	(*EnableKeyVersionRequest)(nil),     // 21: kms.v1.EnableKeyVersionRequest
-	(*DisableKeyVersionRequest)(nil),    // 22: kms.v1.DisableKeyVersionRequest
-	(*ScheduleKeyDeletionRequest)(nil),  // 23: kms.v1.ScheduleKeyDeletionRequest
-	(*ScheduleKeyDeletionResponse)(nil), // 24: kms.v1.ScheduleKeyDeletionResponse
-	(*CancelKeyDeletionRequest)(nil),    // 25: kms.v1.CancelKeyDeletionRequest
-	(*DeleteKeyRequest)(nil),            // 26: kms.v1.DeleteKeyRequest
-	(*KeyRing)(nil),                     // 27: kms.v1.KeyRing
-	(*Key)(nil),                         // 28: kms.v1.Key
-	(*fieldmaskpb.FieldMask)(nil),       // 29: google.protobuf.FieldMask
-	(*KeyVersion)(nil),                  // 30: kms.v1.KeyVersion
-	(*durationpb.Duration)(nil),         // 31: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),       // 32: google.protobuf.Timestamp
+	(*CreateKeyRingRequest)(nil),                 // 0: kms.v1.CreateKeyRingRequest
+	(*GetKeyRingRequest)(nil),                    // 1: kms.v1.GetKeyRingRequest
+	(*ListKeyRingsRequest)(nil),                  // 2: kms.v1.ListKeyRingsRequest
+	(*ListKeyRingsResponse)(nil),                 // 3: kms.v1.ListKeyRingsResponse
+	(*ArchiveKeyRingRequest)(nil),                // 4: kms.v1.ArchiveKeyRingRequest
+	(*UnarchiveKeyRingRequest)(nil),              // 5: kms.v1.UnarchiveKeyRingRequest
+	(*CreateKeyRequest)(nil),                     // 6: kms.v1.CreateKeyRequest
+	(*GetKeyRequest)(nil),                        // 7: kms.v1.GetKeyRequest
+	(*ListKeysRequest)(nil),                      // 8: kms.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),                     // 9: kms.v1.ListKeysResponse
+	(*CountKeysRequest)(nil),                     // 10: kms.v1.CountKeysRequest
+	(*CountKeysResponse)(nil),                    // 11: kms.v1.CountKeysResponse
+	(*AddKeyAliasRequest)(nil),                   // 12: kms.v1.AddKeyAliasRequest
+	(*RemoveKeyAliasRequest)(nil),                // 13: kms.v1.RemoveKeyAliasRequest
+	(*UpdateKeyRequest)(nil),                     // 14: kms.v1.UpdateKeyRequest
+	(*RotateKeyRequest)(nil),                     // 15: kms.v1.RotateKeyRequest
+	(*EnableKeyRequest)(nil),                     // 16: kms.v1.EnableKeyRequest
+	(*DisableKeyRequest)(nil),                    // 17: kms.v1.DisableKeyRequest
+	(*GetKeyVersionRequest)(nil),                 // 18: kms.v1.GetKeyVersionRequest
+	(*ListKeyVersionsRequest)(nil),               // 19: kms.v1.ListKeyVersionsRequest
+	(*ListKeyVersionsResponse)(nil),              // 20: kms.v1.ListKeyVersionsResponse
+	(*EnableKeyVersionRequest)(nil),              // 21: kms.v1.EnableKeyVersionRequest
+	(*DisableKeyVersionRequest)(nil),             // 22: kms.v1.DisableKeyVersionRequest
+	(*ScheduleKeyDeletionRequest)(nil),           // 23: kms.v1.ScheduleKeyDeletionRequest
+	(*ScheduleKeyDeletionResponse)(nil),          // 24: kms.v1.ScheduleKeyDeletionResponse
+	(*CancelKeyDeletionRequest)(nil),             // 25: kms.v1.CancelKeyDeletionRequest
+	(*DeleteKeyRequest)(nil),                     // 26: kms.v1.DeleteKeyRequest
+	(*UpdateRotationPeriodRequest)(nil),          // 27: kms.v1.UpdateRotationPeriodRequest
+	(*EnableAutoRotationRequest)(nil),            // 28: kms.v1.EnableAutoRotationRequest
+	(*DisableAutoRotationRequest)(nil),           // 29: kms.v1.DisableAutoRotationRequest
+	(*CreateKeyVersionRequest)(nil),              // 30: kms.v1.CreateKeyVersionRequest
+	(*SetPrimaryVersionRequest)(nil),             // 31: kms.v1.SetPrimaryVersionRequest
+	(*ScheduleKeyVersionDestructionRequest)(nil), // 32: kms.v1.ScheduleKeyVersionDestructionRequest
+	(*RestoreKeyVersionRequest)(nil),             // 33: kms.v1.RestoreKeyVersionRequest
+	(*ArchiveKeyRequest)(nil),                    // 34: kms.v1.ArchiveKeyRequest
+	(*UnarchiveKeyRequest)(nil),                  // 35: kms.v1.UnarchiveKeyRequest
+	(*AddUsageBindingRequest)(nil),               // 36: kms.v1.AddUsageBindingRequest
+	(*RemoveUsageBindingRequest)(nil),            // 37: kms.v1.RemoveUsageBindingRequest
+	(*ListUsageBindingsRequest)(nil),             // 38: kms.v1.ListUsageBindingsRequest
+	(*ListUsageBindingsResponse)(nil),            // 39: kms.v1.ListUsageBindingsResponse
+	(*UsageBinding)(nil),                         // 40: kms.v1.UsageBinding
+	(*KeyRing)(nil),                              // 41: kms.v1.KeyRing
+	(*Key)(nil),                                  // 42: kms.v1.Key
+	(*fieldmaskpb.FieldMask)(nil),                // 43: google.protobuf.FieldMask
+	(*KeyVersion)(nil),                           // 44: kms.v1.KeyVersion
+	(*durationpb.Duration)(nil),                  // 45: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),                // 46: google.protobuf.Timestamp
 }
 var file_kms_v1_key_service_proto_depIdxs = []int32{
-	27, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
-	27, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
-	28, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
-	28, // 3: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
-	28, // 4: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
-	29, // 5: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	30, // 6: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
-	31, // 7: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
-	31, // 8: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
-	28, // 9: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
-	32, // 10: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
-	32, // 11: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
-	0,  // 12: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
-	1,  // 13: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
-	2,  // 14: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
-	4,  // 15: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
-	5,  // 16: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
-	6,  // 17: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
-	7,  // 18: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
-	8,  // 19: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
-	10, // 20: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
-	12, // 21: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
-	13, // 22: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
-	14, // 23: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
-	15, // 24: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
-	16, // 25: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
-	17, // 26: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
-	18, // 27: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
-	19, // 28: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
-	21, // 29: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
-	22, // 30: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
-	23, // 31: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
-	25, // 32: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
-	26, // 33: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
-	27, // 34: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
-	27, // 35: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
-	3,  // 36: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
-	27, // 37: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
-	27, // 38: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
-	28, // 39: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
-	28, // 40: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
-	9,  // 41: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
-	11, // 42: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
-	28, // 43: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
-	28, // 44: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
-	28, // 45: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
-	28, // 46: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
-	28, // 47: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
-	28, // 48: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
-	30, // 49: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
-	20, // 50: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
-	30, // 51: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
-	30, // 52: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
-	24, // 53: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
-	28, // 54: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
-	28, // 55: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
-	34, // [34:56] is the sub-list for method output_type
-	12, // [12:34] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	41, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
+	41, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
+	42, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
+	42, // 3: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
+	42, // 4: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
+	43, // 5: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	44, // 6: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
+	45, // 7: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
+	45, // 8: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
+	42, // 9: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
+	46, // 10: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
+	46, // 11: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
+	45, // 12: kms.v1.UpdateRotationPeriodRequest.rotation_period:type_name -> google.protobuf.Duration
+	45, // 13: kms.v1.EnableAutoRotationRequest.rotation_period:type_name -> google.protobuf.Duration
+	45, // 14: kms.v1.ScheduleKeyVersionDestructionRequest.wait:type_name -> google.protobuf.Duration
+	40, // 15: kms.v1.ListUsageBindingsResponse.usage_bindings:type_name -> kms.v1.UsageBinding
+	46, // 16: kms.v1.UsageBinding.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 17: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
+	1,  // 18: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
+	2,  // 19: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
+	4,  // 20: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
+	5,  // 21: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
+	6,  // 22: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
+	7,  // 23: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
+	8,  // 24: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
+	10, // 25: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
+	12, // 26: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
+	13, // 27: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
+	14, // 28: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
+	15, // 29: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
+	16, // 30: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
+	17, // 31: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
+	18, // 32: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
+	19, // 33: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
+	21, // 34: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
+	22, // 35: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
+	23, // 36: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
+	25, // 37: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
+	26, // 38: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
+	27, // 39: kms.v1.KeyService.UpdateRotationPeriod:input_type -> kms.v1.UpdateRotationPeriodRequest
+	28, // 40: kms.v1.KeyService.EnableAutoRotation:input_type -> kms.v1.EnableAutoRotationRequest
+	29, // 41: kms.v1.KeyService.DisableAutoRotation:input_type -> kms.v1.DisableAutoRotationRequest
+	30, // 42: kms.v1.KeyService.CreateKeyVersion:input_type -> kms.v1.CreateKeyVersionRequest
+	31, // 43: kms.v1.KeyService.SetPrimaryVersion:input_type -> kms.v1.SetPrimaryVersionRequest
+	32, // 44: kms.v1.KeyService.ScheduleKeyVersionDestruction:input_type -> kms.v1.ScheduleKeyVersionDestructionRequest
+	33, // 45: kms.v1.KeyService.RestoreKeyVersion:input_type -> kms.v1.RestoreKeyVersionRequest
+	34, // 46: kms.v1.KeyService.ArchiveKey:input_type -> kms.v1.ArchiveKeyRequest
+	35, // 47: kms.v1.KeyService.UnarchiveKey:input_type -> kms.v1.UnarchiveKeyRequest
+	36, // 48: kms.v1.KeyService.AddUsageBinding:input_type -> kms.v1.AddUsageBindingRequest
+	37, // 49: kms.v1.KeyService.RemoveUsageBinding:input_type -> kms.v1.RemoveUsageBindingRequest
+	38, // 50: kms.v1.KeyService.ListUsageBindings:input_type -> kms.v1.ListUsageBindingsRequest
+	41, // 51: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
+	41, // 52: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
+	3,  // 53: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
+	41, // 54: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
+	41, // 55: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
+	42, // 56: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
+	42, // 57: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
+	9,  // 58: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
+	11, // 59: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
+	42, // 60: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
+	42, // 61: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
+	42, // 62: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
+	42, // 63: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
+	42, // 64: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
+	42, // 65: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
+	44, // 66: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
+	20, // 67: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
+	44, // 68: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
+	44, // 69: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
+	24, // 70: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
+	42, // 71: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
+	42, // 72: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
+	42, // 73: kms.v1.KeyService.UpdateRotationPeriod:output_type -> kms.v1.Key
+	42, // 74: kms.v1.KeyService.EnableAutoRotation:output_type -> kms.v1.Key
+	42, // 75: kms.v1.KeyService.DisableAutoRotation:output_type -> kms.v1.Key
+	44, // 76: kms.v1.KeyService.CreateKeyVersion:output_type -> kms.v1.KeyVersion
+	42, // 77: kms.v1.KeyService.SetPrimaryVersion:output_type -> kms.v1.Key
+	44, // 78: kms.v1.KeyService.ScheduleKeyVersionDestruction:output_type -> kms.v1.KeyVersion
+	44, // 79: kms.v1.KeyService.RestoreKeyVersion:output_type -> kms.v1.KeyVersion
+	42, // 80: kms.v1.KeyService.ArchiveKey:output_type -> kms.v1.Key
+	42, // 81: kms.v1.KeyService.UnarchiveKey:output_type -> kms.v1.Key
+	42, // 82: kms.v1.KeyService.AddUsageBinding:output_type -> kms.v1.Key
+	42, // 83: kms.v1.KeyService.RemoveUsageBinding:output_type -> kms.v1.Key
+	39, // 84: kms.v1.KeyService.ListUsageBindings:output_type -> kms.v1.ListUsageBindingsResponse
+	51, // [51:85] is the sub-list for method output_type
+	17, // [17:51] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_kms_v1_key_service_proto_init() }
@@ -2270,7 +3419,7 @@ func file_kms_v1_key_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kms_v1_key_service_proto_rawDesc), len(file_kms_v1_key_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -976,23 +976,27 @@ type Key struct {
 	// What a use may ask for instead of `algorithm`, where the material allows it.
 	AllowedAlgorithms []Key_Algorithm `protobuf:"varint,6,rep,packed,name=allowed_algorithms,json=allowedAlgorithms,proto3,enum=kms.v1.Key_Algorithm" json:"allowed_algorithms,omitempty"`
 	// HSM when left out.
-	ProtectionLevel Key_ProtectionLevel  `protobuf:"varint,7,opt,name=protection_level,json=protectionLevel,proto3,enum=kms.v1.Key_ProtectionLevel" json:"protection_level,omitempty"`
-	DisplayName     string               `protobuf:"bytes,8,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	Memo            string               `protobuf:"bytes,9,opt,name=memo,proto3" json:"memo,omitempty"`
-	Labels          map[string]string    `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	RotationPeriod  *durationpb.Duration `protobuf:"bytes,11,opt,name=rotation_period,json=rotationPeriod,proto3" json:"rotation_period,omitempty"`
-	AutoRotation    bool                 `protobuf:"varint,12,opt,name=auto_rotation,json=autoRotation,proto3" json:"auto_rotation,omitempty"`
-	// A version that was used this often is followed by a new one; 0 is no limit.
-	MaxUsesPerVersion int64                  `protobuf:"varint,13,opt,name=max_uses_per_version,json=maxUsesPerVersion,proto3" json:"max_uses_per_version,omitempty"`
-	Convergent        bool                   `protobuf:"varint,14,opt,name=convergent,proto3" json:"convergent,omitempty"`
-	ExpireTime        *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ProtectionLevel Key_ProtectionLevel `protobuf:"varint,7,opt,name=protection_level,json=protectionLevel,proto3,enum=kms.v1.Key_ProtectionLevel" json:"protection_level,omitempty"`
+	DisplayName     string              `protobuf:"bytes,8,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	Memo            string              `protobuf:"bytes,9,opt,name=memo,proto3" json:"memo,omitempty"`
+	Labels          map[string]string   `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Whole days, 1 to 730. When left out: 90 days if the key is rotated automatically.
+	RotationPeriod *durationpb.Duration `protobuf:"bytes,11,opt,name=rotation_period,json=rotationPeriod,proto3" json:"rotation_period,omitempty"`
+	// The service rotates the key by itself. Changed by EnableAutoRotation and DisableAutoRotation.
+	AutoRotation bool `protobuf:"varint,12,opt,name=auto_rotation,json=autoRotation,proto3" json:"auto_rotation,omitempty"`
+	// How many encryptions each version may make; 0 is any number. When left out at creation: 2^32 for AES-GCM.
+	MaxUsesPerVersion *int64 `protobuf:"varint,13,opt,name=max_uses_per_version,json=maxUsesPerVersion,proto3,oneof" json:"max_uses_per_version,omitempty"`
+	Convergent        bool   `protobuf:"varint,14,opt,name=convergent,proto3" json:"convergent,omitempty"`
+	// From then on the key decrypts only; it never expires when left out.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// How long a scheduled destruction of this key waits when the request doesn't say.
 	DestroyWait *durationpb.Duration `protobuf:"bytes,16,opt,name=destroy_wait,json=destroyWait,proto3" json:"destroy_wait,omitempty"`
 	// Material is imported, never generated.
 	ImportOnly bool `protobuf:"varint,17,opt,name=import_only,json=importOnly,proto3" json:"import_only,omitempty"`
 	// The service that made the key on somebody's behalf.
 	ManagedBy string `protobuf:"bytes,18,opt,name=managed_by,json=managedBy,proto3" json:"managed_by,omitempty"`
-	// Output only, from here on.
+	// Output only, from here on, but for next_rotation_time.
+	// That of the primary version.
 	Origin KeyVersion_Origin `protobuf:"varint,19,opt,name=origin,proto3,enum=kms.v1.KeyVersion_Origin" json:"origin,omitempty"`
 	// The principal that created the key.
 	Creator string `protobuf:"bytes,20,opt,name=creator,proto3" json:"creator,omitempty"`
@@ -1003,7 +1007,8 @@ type Key struct {
 	// When `state` last changed.
 	StateTime *timestamppb.Timestamp `protobuf:"bytes,24,opt,name=state_time,json=stateTime,proto3" json:"state_time,omitempty"`
 	// The last rotation.
-	RotateTime       *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=rotate_time,json=rotateTime,proto3" json:"rotate_time,omitempty"`
+	RotateTime *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=rotate_time,json=rotateTime,proto3" json:"rotate_time,omitempty"`
+	// When the service will rotate the key. UpdateKey can move it, by 730 days at most.
 	NextRotationTime *timestamppb.Timestamp `protobuf:"bytes,26,opt,name=next_rotation_time,json=nextRotationTime,proto3" json:"next_rotation_time,omitempty"`
 	// When a pending deletion is due.
 	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,27,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
@@ -1135,8 +1140,8 @@ func (x *Key) GetAutoRotation() bool {
 }
 
 func (x *Key) GetMaxUsesPerVersion() int64 {
-	if x != nil {
-		return x.MaxUsesPerVersion
+	if x != nil && x.MaxUsesPerVersion != nil {
+		return *x.MaxUsesPerVersion
 	}
 	return 0
 }
@@ -2134,7 +2139,7 @@ const file_kms_v1_resources_proto_rawDesc = "" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
 	"\x06ACTIVE\x10\x01\x12\f\n" +
-	"\bARCHIVED\x10\x02\"\xd7\x19\n" +
+	"\bARCHIVED\x10\x02\"\x8d\x1a\n" +
 	"\x03Key\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12'\n" +
@@ -2149,12 +2154,13 @@ const file_kms_v1_resources_proto_rawDesc = "" +
 	" \x03(\v2\x17.kms.v1.Key.LabelsEntryB \xbaH\x1d\x9a\x01\x1a\x10@\"\vr\t\xf8\xda\x18\x01\x10\x01\x18\x80\x01*\tr\a\xf8\xda\x18\x01\x18\x80\x02R\x06labels\x12N\n" +
 	"\x0frotation_period\x18\v \x01(\v2\x19.google.protobuf.DurationB\n" +
 	"\xbaH\a\xaa\x01\x04\xc0\xda\x18\x01R\x0erotationPeriod\x12#\n" +
-	"\rauto_rotation\x18\f \x01(\bR\fautoRotation\x128\n" +
-	"\x14max_uses_per_version\x18\r \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x11maxUsesPerVersion\x12\x1e\n" +
+	"\rauto_rotation\x18\f \x01(\bR\fautoRotation\x12=\n" +
+	"\x14max_uses_per_version\x18\r \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\x11maxUsesPerVersion\x88\x01\x01\x12\x1e\n" +
 	"\n" +
 	"convergent\x18\x0e \x01(\bR\n" +
-	"convergent\x12;\n" +
-	"\vexpire_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"convergent\x12G\n" +
+	"\vexpire_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampB\n" +
+	"\xbaH\a\xb2\x01\x04\xc0\xda\x18\x01R\n" +
 	"expireTime\x12H\n" +
 	"\fdestroy_wait\x18\x10 \x01(\v2\x19.google.protobuf.DurationB\n" +
 	"\xbaH\a\xaa\x01\x04\xc8\xda\x18\x01R\vdestroyWait\x12\x1f\n" +
@@ -2172,8 +2178,9 @@ const file_kms_v1_resources_proto_rawDesc = "" +
 	"\n" +
 	"state_time\x18\x18 \x01(\v2\x1a.google.protobuf.TimestampR\tstateTime\x12;\n" +
 	"\vrotate_time\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"rotateTime\x12H\n" +
-	"\x12next_rotation_time\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\x10nextRotationTime\x12;\n" +
+	"rotateTime\x12T\n" +
+	"\x12next_rotation_time\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampB\n" +
+	"\xbaH\a\xb2\x01\x04\xc0\xda\x18\x01R\x10nextRotationTime\x12;\n" +
 	"\vdelete_time\x18\x1b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"deleteTime\x12=\n" +
 	"\fdestroy_time\x18\x1c \x01(\v2\x1a.google.protobuf.TimestampR\vdestroyTime\x12\x18\n" +
@@ -2267,7 +2274,8 @@ const file_kms_v1_resources_proto_rawDesc = "" +
 	"\x0fProtectionLevel\x12 \n" +
 	"\x1cPROTECTION_LEVEL_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bSOFTWARE\x10\x01\x12\a\n" +
-	"\x03HSM\x10\x02\"\xbd\x06\n" +
+	"\x03HSM\x10\x02B\x17\n" +
+	"\x15_max_uses_per_version\"\xbd\x06\n" +
 	"\n" +
 	"KeyVersion\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -2509,6 +2517,7 @@ func file_kms_v1_resources_proto_init() {
 		return
 	}
 	file_kms_v1_rules_proto_init()
+	file_kms_v1_resources_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -113,6 +113,14 @@ var file_kms_v1_rules_proto_extTypes = []protoimpl.ExtensionInfo{
 		Tag:           "varint,50601,opt,name=destruction_wait",
 		Filename:      "kms/v1/rules.proto",
 	},
+	{
+		ExtendedType:  (*validate.TimestampRules)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50600,
+		Name:          "kms.v1.calendar_time",
+		Tag:           "varint,50600,opt,name=calendar_time",
+		Filename:      "kms/v1/rules.proto",
+	},
 }
 
 // Extension fields to validate.StringRules.
@@ -168,6 +176,14 @@ var (
 	E_DestructionWait = &file_kms_v1_rules_proto_extTypes[10]
 )
 
+// Extension fields to validate.TimestampRules.
+var (
+	// A time that is meant, not that of a program's empty value, and can be counted in nanoseconds.
+	//
+	// optional bool calendar_time = 50600;
+	E_CalendarTime = &file_kms_v1_rules_proto_extTypes[11]
+)
+
 var File_kms_v1_rules_proto protoreflect.FileDescriptor
 
 const file_kms_v1_rules_proto_rawDesc = "" +
@@ -209,11 +225,15 @@ const file_kms_v1_rules_proto_rawDesc = "" +
 	"\x13duration.whole_days\x122must be whole days, 1 to 730 (86400s to 63072000s)\x1awthis >= duration('24h') && this <= duration('17520h') && this == duration(string(this.getSeconds() / 86400 * 24) + 'h')R\twholeDays:\xd7\x01\n" +
 	"\x10destruction_wait\x12\x1b.buf.validate.DurationRules\x18\xa9\x8b\x03 \x01(\bB\x8c\x01\xc2H\x88\x01\n" +
 	"\x85\x01\n" +
-	"\x19duration.destruction_wait\x122must be 24 hours to 120 days (86400s to 10368000s)\x1a4this >= duration('24h') && this <= duration('2880h')R\x0fdestructionWaitB6Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1\x92\x03\x02\b\x01b\beditionsp\xe8\a"
+	"\x19duration.destruction_wait\x122must be 24 hours to 120 days (86400s to 10368000s)\x1a4this >= duration('24h') && this <= duration('2880h')R\x0fdestructionWait:\xdf\x01\n" +
+	"\rcalendar_time\x12\x1c.buf.validate.TimestampRules\x18\xa8\x8b\x03 \x01(\bB\x99\x01\xc2H\x95\x01\n" +
+	"\x92\x01\n" +
+	"\x17timestamp.calendar_time\x12 must be a time from 1970 to 2261\x1aUthis >= timestamp('1970-01-01T00:00:00Z') && this < timestamp('2262-01-01T00:00:00Z')R\fcalendarTimeB6Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1\x92\x03\x02\b\x01b\beditionsp\xe8\a"
 
 var file_kms_v1_rules_proto_goTypes = []any{
-	(*validate.StringRules)(nil),   // 0: buf.validate.StringRules
-	(*validate.DurationRules)(nil), // 1: buf.validate.DurationRules
+	(*validate.StringRules)(nil),    // 0: buf.validate.StringRules
+	(*validate.DurationRules)(nil),  // 1: buf.validate.DurationRules
+	(*validate.TimestampRules)(nil), // 2: buf.validate.TimestampRules
 }
 var file_kms_v1_rules_proto_depIdxs = []int32{
 	0,  // 0: kms.v1.resource_id:extendee -> buf.validate.StringRules
@@ -227,10 +247,11 @@ var file_kms_v1_rules_proto_depIdxs = []int32{
 	0,  // 8: kms.v1.address_or_cidr:extendee -> buf.validate.StringRules
 	1,  // 9: kms.v1.whole_days:extendee -> buf.validate.DurationRules
 	1,  // 10: kms.v1.destruction_wait:extendee -> buf.validate.DurationRules
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	0,  // [0:11] is the sub-list for extension extendee
+	2,  // 11: kms.v1.calendar_time:extendee -> buf.validate.TimestampRules
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	0,  // [0:12] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
 }
 
@@ -246,7 +267,7 @@ func file_kms_v1_rules_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kms_v1_rules_proto_rawDesc), len(file_kms_v1_rules_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   0,
-			NumExtensions: 11,
+			NumExtensions: 12,
 			NumServices:   0,
 		},
 		GoTypes:           file_kms_v1_rules_proto_goTypes,

@@ -87,6 +87,40 @@ const (
 	KeyServiceCancelKeyDeletionProcedure = "/kms.v1.KeyService/CancelKeyDeletion"
 	// KeyServiceDeleteKeyProcedure is the fully-qualified name of the KeyService's DeleteKey RPC.
 	KeyServiceDeleteKeyProcedure = "/kms.v1.KeyService/DeleteKey"
+	// KeyServiceUpdateRotationPeriodProcedure is the fully-qualified name of the KeyService's
+	// UpdateRotationPeriod RPC.
+	KeyServiceUpdateRotationPeriodProcedure = "/kms.v1.KeyService/UpdateRotationPeriod"
+	// KeyServiceEnableAutoRotationProcedure is the fully-qualified name of the KeyService's
+	// EnableAutoRotation RPC.
+	KeyServiceEnableAutoRotationProcedure = "/kms.v1.KeyService/EnableAutoRotation"
+	// KeyServiceDisableAutoRotationProcedure is the fully-qualified name of the KeyService's
+	// DisableAutoRotation RPC.
+	KeyServiceDisableAutoRotationProcedure = "/kms.v1.KeyService/DisableAutoRotation"
+	// KeyServiceCreateKeyVersionProcedure is the fully-qualified name of the KeyService's
+	// CreateKeyVersion RPC.
+	KeyServiceCreateKeyVersionProcedure = "/kms.v1.KeyService/CreateKeyVersion"
+	// KeyServiceSetPrimaryVersionProcedure is the fully-qualified name of the KeyService's
+	// SetPrimaryVersion RPC.
+	KeyServiceSetPrimaryVersionProcedure = "/kms.v1.KeyService/SetPrimaryVersion"
+	// KeyServiceScheduleKeyVersionDestructionProcedure is the fully-qualified name of the KeyService's
+	// ScheduleKeyVersionDestruction RPC.
+	KeyServiceScheduleKeyVersionDestructionProcedure = "/kms.v1.KeyService/ScheduleKeyVersionDestruction"
+	// KeyServiceRestoreKeyVersionProcedure is the fully-qualified name of the KeyService's
+	// RestoreKeyVersion RPC.
+	KeyServiceRestoreKeyVersionProcedure = "/kms.v1.KeyService/RestoreKeyVersion"
+	// KeyServiceArchiveKeyProcedure is the fully-qualified name of the KeyService's ArchiveKey RPC.
+	KeyServiceArchiveKeyProcedure = "/kms.v1.KeyService/ArchiveKey"
+	// KeyServiceUnarchiveKeyProcedure is the fully-qualified name of the KeyService's UnarchiveKey RPC.
+	KeyServiceUnarchiveKeyProcedure = "/kms.v1.KeyService/UnarchiveKey"
+	// KeyServiceAddUsageBindingProcedure is the fully-qualified name of the KeyService's
+	// AddUsageBinding RPC.
+	KeyServiceAddUsageBindingProcedure = "/kms.v1.KeyService/AddUsageBinding"
+	// KeyServiceRemoveUsageBindingProcedure is the fully-qualified name of the KeyService's
+	// RemoveUsageBinding RPC.
+	KeyServiceRemoveUsageBindingProcedure = "/kms.v1.KeyService/RemoveUsageBinding"
+	// KeyServiceListUsageBindingsProcedure is the fully-qualified name of the KeyService's
+	// ListUsageBindings RPC.
+	KeyServiceListUsageBindingsProcedure = "/kms.v1.KeyService/ListUsageBindings"
 )
 
 // KeyServiceClient is a client for the kms.v1.KeyService service.
@@ -116,7 +150,8 @@ type KeyServiceClient interface {
 	AddKeyAlias(context.Context, *v1.AddKeyAliasRequest) (*v1.Key, error)
 	// Frees an alias of the key.
 	RemoveKeyAlias(context.Context, *v1.RemoveKeyAliasRequest) (*v1.Key, error)
-	// Changes what describes a key: display_name, memo, labels.
+	// Changes what describes and limits a key: display_name, memo, labels, expire_time, next_rotation_time,
+	// max_uses_per_version, managed_by.
 	UpdateKey(context.Context, *v1.UpdateKeyRequest) (*v1.Key, error)
 	// Makes a new version and makes it primary. The key must be enabled. Older versions go on decrypting.
 	RotateKey(context.Context, *v1.RotateKeyRequest) (*v1.Key, error)
@@ -138,6 +173,34 @@ type KeyServiceClient interface {
 	CancelKeyDeletion(context.Context, *v1.CancelKeyDeletionRequest) (*v1.Key, error)
 	// Destroys a key whose deletion is pending, or any key with `skip_wait`. This can't be undone.
 	DeleteKey(context.Context, *v1.DeleteKeyRequest) (*v1.Key, error)
+	// Gives automatic rotation another period, which begins now. FAILED_PRECONDITION while automatic rotation is off.
+	UpdateRotationPeriod(context.Context, *v1.UpdateRotationPeriodRequest) (*v1.Key, error)
+	// Rotates the key by itself from now on, the first time after `rotation_period`. This goes on while the key is disabled
+	// and stops while its deletion is pending; what falls due then is done once, when it is canceled.
+	EnableAutoRotation(context.Context, *v1.EnableAutoRotationRequest) (*v1.Key, error)
+	// Ends automatic rotation. `rotation_period` is kept for the next time it is enabled.
+	DisableAutoRotation(context.Context, *v1.DisableAutoRotationRequest) (*v1.Key, error)
+	// Makes a new version, and makes it primary when asked. The key must be enabled. This does not move the schedule of
+	// automatic rotation.
+	CreateKeyVersion(context.Context, *v1.CreateKeyVersionRequest) (*v1.KeyVersion, error)
+	// Makes new ciphertexts with another version, which must be enabled.
+	SetPrimaryVersion(context.Context, *v1.SetPrimaryVersionRequest) (*v1.Key, error)
+	// Makes a version unusable now and destroys it after a wait. What it encrypted can't be decrypted any more then. The
+	// primary version needs `allow_primary`.
+	ScheduleKeyVersionDestruction(context.Context, *v1.ScheduleKeyVersionDestructionRequest) (*v1.KeyVersion, error)
+	// Keeps a version whose destruction is scheduled and not yet due. It is disabled afterwards.
+	RestoreKeyVersion(context.Context, *v1.RestoreKeyVersionRequest) (*v1.KeyVersion, error)
+	// Lets the key only decrypt from now on. It is not rotated automatically meanwhile.
+	ArchiveKey(context.Context, *v1.ArchiveKeyRequest) (*v1.Key, error)
+	// The key is disabled afterwards, or enabled when asked.
+	UnarchiveKey(context.Context, *v1.UnarchiveKeyRequest) (*v1.Key, error)
+	// Says that a resource depends on the key, which then can't be disabled, archived or deleted, nor its versions destroyed,
+	// until the binding is removed. A key has at most 100.
+	AddUsageBinding(context.Context, *v1.AddUsageBindingRequest) (*v1.Key, error)
+	// Says that the resource no longer depends on the key.
+	RemoveUsageBinding(context.Context, *v1.RemoveUsageBindingRequest) (*v1.Key, error)
+	// Lists what depends on the key, by name.
+	ListUsageBindings(context.Context, *v1.ListUsageBindingsRequest) (*v1.ListUsageBindingsResponse, error)
 }
 
 // NewKeyServiceClient constructs a client for the kms.v1.KeyService service. By default, it uses
@@ -283,33 +346,117 @@ func NewKeyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(keyServiceMethods.ByName("DeleteKey")),
 			connect.WithClientOptions(opts...),
 		),
+		updateRotationPeriod: connect.NewClient[v1.UpdateRotationPeriodRequest, v1.Key](
+			httpClient,
+			baseURL+KeyServiceUpdateRotationPeriodProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("UpdateRotationPeriod")),
+			connect.WithClientOptions(opts...),
+		),
+		enableAutoRotation: connect.NewClient[v1.EnableAutoRotationRequest, v1.Key](
+			httpClient,
+			baseURL+KeyServiceEnableAutoRotationProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("EnableAutoRotation")),
+			connect.WithClientOptions(opts...),
+		),
+		disableAutoRotation: connect.NewClient[v1.DisableAutoRotationRequest, v1.Key](
+			httpClient,
+			baseURL+KeyServiceDisableAutoRotationProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("DisableAutoRotation")),
+			connect.WithClientOptions(opts...),
+		),
+		createKeyVersion: connect.NewClient[v1.CreateKeyVersionRequest, v1.KeyVersion](
+			httpClient,
+			baseURL+KeyServiceCreateKeyVersionProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("CreateKeyVersion")),
+			connect.WithClientOptions(opts...),
+		),
+		setPrimaryVersion: connect.NewClient[v1.SetPrimaryVersionRequest, v1.Key](
+			httpClient,
+			baseURL+KeyServiceSetPrimaryVersionProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("SetPrimaryVersion")),
+			connect.WithClientOptions(opts...),
+		),
+		scheduleKeyVersionDestruction: connect.NewClient[v1.ScheduleKeyVersionDestructionRequest, v1.KeyVersion](
+			httpClient,
+			baseURL+KeyServiceScheduleKeyVersionDestructionProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("ScheduleKeyVersionDestruction")),
+			connect.WithClientOptions(opts...),
+		),
+		restoreKeyVersion: connect.NewClient[v1.RestoreKeyVersionRequest, v1.KeyVersion](
+			httpClient,
+			baseURL+KeyServiceRestoreKeyVersionProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("RestoreKeyVersion")),
+			connect.WithClientOptions(opts...),
+		),
+		archiveKey: connect.NewClient[v1.ArchiveKeyRequest, v1.Key](
+			httpClient,
+			baseURL+KeyServiceArchiveKeyProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("ArchiveKey")),
+			connect.WithClientOptions(opts...),
+		),
+		unarchiveKey: connect.NewClient[v1.UnarchiveKeyRequest, v1.Key](
+			httpClient,
+			baseURL+KeyServiceUnarchiveKeyProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("UnarchiveKey")),
+			connect.WithClientOptions(opts...),
+		),
+		addUsageBinding: connect.NewClient[v1.AddUsageBindingRequest, v1.Key](
+			httpClient,
+			baseURL+KeyServiceAddUsageBindingProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("AddUsageBinding")),
+			connect.WithClientOptions(opts...),
+		),
+		removeUsageBinding: connect.NewClient[v1.RemoveUsageBindingRequest, v1.Key](
+			httpClient,
+			baseURL+KeyServiceRemoveUsageBindingProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("RemoveUsageBinding")),
+			connect.WithClientOptions(opts...),
+		),
+		listUsageBindings: connect.NewClient[v1.ListUsageBindingsRequest, v1.ListUsageBindingsResponse](
+			httpClient,
+			baseURL+KeyServiceListUsageBindingsProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("ListUsageBindings")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // keyServiceClient implements KeyServiceClient.
 type keyServiceClient struct {
-	createKeyRing       *connect.Client[v1.CreateKeyRingRequest, v1.KeyRing]
-	getKeyRing          *connect.Client[v1.GetKeyRingRequest, v1.KeyRing]
-	listKeyRings        *connect.Client[v1.ListKeyRingsRequest, v1.ListKeyRingsResponse]
-	archiveKeyRing      *connect.Client[v1.ArchiveKeyRingRequest, v1.KeyRing]
-	unarchiveKeyRing    *connect.Client[v1.UnarchiveKeyRingRequest, v1.KeyRing]
-	createKey           *connect.Client[v1.CreateKeyRequest, v1.Key]
-	getKey              *connect.Client[v1.GetKeyRequest, v1.Key]
-	listKeys            *connect.Client[v1.ListKeysRequest, v1.ListKeysResponse]
-	countKeys           *connect.Client[v1.CountKeysRequest, v1.CountKeysResponse]
-	addKeyAlias         *connect.Client[v1.AddKeyAliasRequest, v1.Key]
-	removeKeyAlias      *connect.Client[v1.RemoveKeyAliasRequest, v1.Key]
-	updateKey           *connect.Client[v1.UpdateKeyRequest, v1.Key]
-	rotateKey           *connect.Client[v1.RotateKeyRequest, v1.Key]
-	enableKey           *connect.Client[v1.EnableKeyRequest, v1.Key]
-	disableKey          *connect.Client[v1.DisableKeyRequest, v1.Key]
-	getKeyVersion       *connect.Client[v1.GetKeyVersionRequest, v1.KeyVersion]
-	listKeyVersions     *connect.Client[v1.ListKeyVersionsRequest, v1.ListKeyVersionsResponse]
-	enableKeyVersion    *connect.Client[v1.EnableKeyVersionRequest, v1.KeyVersion]
-	disableKeyVersion   *connect.Client[v1.DisableKeyVersionRequest, v1.KeyVersion]
-	scheduleKeyDeletion *connect.Client[v1.ScheduleKeyDeletionRequest, v1.ScheduleKeyDeletionResponse]
-	cancelKeyDeletion   *connect.Client[v1.CancelKeyDeletionRequest, v1.Key]
-	deleteKey           *connect.Client[v1.DeleteKeyRequest, v1.Key]
+	createKeyRing                 *connect.Client[v1.CreateKeyRingRequest, v1.KeyRing]
+	getKeyRing                    *connect.Client[v1.GetKeyRingRequest, v1.KeyRing]
+	listKeyRings                  *connect.Client[v1.ListKeyRingsRequest, v1.ListKeyRingsResponse]
+	archiveKeyRing                *connect.Client[v1.ArchiveKeyRingRequest, v1.KeyRing]
+	unarchiveKeyRing              *connect.Client[v1.UnarchiveKeyRingRequest, v1.KeyRing]
+	createKey                     *connect.Client[v1.CreateKeyRequest, v1.Key]
+	getKey                        *connect.Client[v1.GetKeyRequest, v1.Key]
+	listKeys                      *connect.Client[v1.ListKeysRequest, v1.ListKeysResponse]
+	countKeys                     *connect.Client[v1.CountKeysRequest, v1.CountKeysResponse]
+	addKeyAlias                   *connect.Client[v1.AddKeyAliasRequest, v1.Key]
+	removeKeyAlias                *connect.Client[v1.RemoveKeyAliasRequest, v1.Key]
+	updateKey                     *connect.Client[v1.UpdateKeyRequest, v1.Key]
+	rotateKey                     *connect.Client[v1.RotateKeyRequest, v1.Key]
+	enableKey                     *connect.Client[v1.EnableKeyRequest, v1.Key]
+	disableKey                    *connect.Client[v1.DisableKeyRequest, v1.Key]
+	getKeyVersion                 *connect.Client[v1.GetKeyVersionRequest, v1.KeyVersion]
+	listKeyVersions               *connect.Client[v1.ListKeyVersionsRequest, v1.ListKeyVersionsResponse]
+	enableKeyVersion              *connect.Client[v1.EnableKeyVersionRequest, v1.KeyVersion]
+	disableKeyVersion             *connect.Client[v1.DisableKeyVersionRequest, v1.KeyVersion]
+	scheduleKeyDeletion           *connect.Client[v1.ScheduleKeyDeletionRequest, v1.ScheduleKeyDeletionResponse]
+	cancelKeyDeletion             *connect.Client[v1.CancelKeyDeletionRequest, v1.Key]
+	deleteKey                     *connect.Client[v1.DeleteKeyRequest, v1.Key]
+	updateRotationPeriod          *connect.Client[v1.UpdateRotationPeriodRequest, v1.Key]
+	enableAutoRotation            *connect.Client[v1.EnableAutoRotationRequest, v1.Key]
+	disableAutoRotation           *connect.Client[v1.DisableAutoRotationRequest, v1.Key]
+	createKeyVersion              *connect.Client[v1.CreateKeyVersionRequest, v1.KeyVersion]
+	setPrimaryVersion             *connect.Client[v1.SetPrimaryVersionRequest, v1.Key]
+	scheduleKeyVersionDestruction *connect.Client[v1.ScheduleKeyVersionDestructionRequest, v1.KeyVersion]
+	restoreKeyVersion             *connect.Client[v1.RestoreKeyVersionRequest, v1.KeyVersion]
+	archiveKey                    *connect.Client[v1.ArchiveKeyRequest, v1.Key]
+	unarchiveKey                  *connect.Client[v1.UnarchiveKeyRequest, v1.Key]
+	addUsageBinding               *connect.Client[v1.AddUsageBindingRequest, v1.Key]
+	removeUsageBinding            *connect.Client[v1.RemoveUsageBindingRequest, v1.Key]
+	listUsageBindings             *connect.Client[v1.ListUsageBindingsRequest, v1.ListUsageBindingsResponse]
 }
 
 // CreateKeyRing calls kms.v1.KeyService.CreateKeyRing.
@@ -510,6 +657,114 @@ func (c *keyServiceClient) DeleteKey(ctx context.Context, req *v1.DeleteKeyReque
 	return nil, err
 }
 
+// UpdateRotationPeriod calls kms.v1.KeyService.UpdateRotationPeriod.
+func (c *keyServiceClient) UpdateRotationPeriod(ctx context.Context, req *v1.UpdateRotationPeriodRequest) (*v1.Key, error) {
+	response, err := c.updateRotationPeriod.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// EnableAutoRotation calls kms.v1.KeyService.EnableAutoRotation.
+func (c *keyServiceClient) EnableAutoRotation(ctx context.Context, req *v1.EnableAutoRotationRequest) (*v1.Key, error) {
+	response, err := c.enableAutoRotation.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DisableAutoRotation calls kms.v1.KeyService.DisableAutoRotation.
+func (c *keyServiceClient) DisableAutoRotation(ctx context.Context, req *v1.DisableAutoRotationRequest) (*v1.Key, error) {
+	response, err := c.disableAutoRotation.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// CreateKeyVersion calls kms.v1.KeyService.CreateKeyVersion.
+func (c *keyServiceClient) CreateKeyVersion(ctx context.Context, req *v1.CreateKeyVersionRequest) (*v1.KeyVersion, error) {
+	response, err := c.createKeyVersion.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// SetPrimaryVersion calls kms.v1.KeyService.SetPrimaryVersion.
+func (c *keyServiceClient) SetPrimaryVersion(ctx context.Context, req *v1.SetPrimaryVersionRequest) (*v1.Key, error) {
+	response, err := c.setPrimaryVersion.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ScheduleKeyVersionDestruction calls kms.v1.KeyService.ScheduleKeyVersionDestruction.
+func (c *keyServiceClient) ScheduleKeyVersionDestruction(ctx context.Context, req *v1.ScheduleKeyVersionDestructionRequest) (*v1.KeyVersion, error) {
+	response, err := c.scheduleKeyVersionDestruction.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RestoreKeyVersion calls kms.v1.KeyService.RestoreKeyVersion.
+func (c *keyServiceClient) RestoreKeyVersion(ctx context.Context, req *v1.RestoreKeyVersionRequest) (*v1.KeyVersion, error) {
+	response, err := c.restoreKeyVersion.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ArchiveKey calls kms.v1.KeyService.ArchiveKey.
+func (c *keyServiceClient) ArchiveKey(ctx context.Context, req *v1.ArchiveKeyRequest) (*v1.Key, error) {
+	response, err := c.archiveKey.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// UnarchiveKey calls kms.v1.KeyService.UnarchiveKey.
+func (c *keyServiceClient) UnarchiveKey(ctx context.Context, req *v1.UnarchiveKeyRequest) (*v1.Key, error) {
+	response, err := c.unarchiveKey.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// AddUsageBinding calls kms.v1.KeyService.AddUsageBinding.
+func (c *keyServiceClient) AddUsageBinding(ctx context.Context, req *v1.AddUsageBindingRequest) (*v1.Key, error) {
+	response, err := c.addUsageBinding.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// RemoveUsageBinding calls kms.v1.KeyService.RemoveUsageBinding.
+func (c *keyServiceClient) RemoveUsageBinding(ctx context.Context, req *v1.RemoveUsageBindingRequest) (*v1.Key, error) {
+	response, err := c.removeUsageBinding.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListUsageBindings calls kms.v1.KeyService.ListUsageBindings.
+func (c *keyServiceClient) ListUsageBindings(ctx context.Context, req *v1.ListUsageBindingsRequest) (*v1.ListUsageBindingsResponse, error) {
+	response, err := c.listUsageBindings.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // KeyServiceHandler is an implementation of the kms.v1.KeyService service.
 type KeyServiceHandler interface {
 	// Makes a key ring. The ring `default` of every location exists already; an id that is in use is ALREADY_EXISTS.
@@ -537,7 +792,8 @@ type KeyServiceHandler interface {
 	AddKeyAlias(context.Context, *v1.AddKeyAliasRequest) (*v1.Key, error)
 	// Frees an alias of the key.
 	RemoveKeyAlias(context.Context, *v1.RemoveKeyAliasRequest) (*v1.Key, error)
-	// Changes what describes a key: display_name, memo, labels.
+	// Changes what describes and limits a key: display_name, memo, labels, expire_time, next_rotation_time,
+	// max_uses_per_version, managed_by.
 	UpdateKey(context.Context, *v1.UpdateKeyRequest) (*v1.Key, error)
 	// Makes a new version and makes it primary. The key must be enabled. Older versions go on decrypting.
 	RotateKey(context.Context, *v1.RotateKeyRequest) (*v1.Key, error)
@@ -559,6 +815,34 @@ type KeyServiceHandler interface {
 	CancelKeyDeletion(context.Context, *v1.CancelKeyDeletionRequest) (*v1.Key, error)
 	// Destroys a key whose deletion is pending, or any key with `skip_wait`. This can't be undone.
 	DeleteKey(context.Context, *v1.DeleteKeyRequest) (*v1.Key, error)
+	// Gives automatic rotation another period, which begins now. FAILED_PRECONDITION while automatic rotation is off.
+	UpdateRotationPeriod(context.Context, *v1.UpdateRotationPeriodRequest) (*v1.Key, error)
+	// Rotates the key by itself from now on, the first time after `rotation_period`. This goes on while the key is disabled
+	// and stops while its deletion is pending; what falls due then is done once, when it is canceled.
+	EnableAutoRotation(context.Context, *v1.EnableAutoRotationRequest) (*v1.Key, error)
+	// Ends automatic rotation. `rotation_period` is kept for the next time it is enabled.
+	DisableAutoRotation(context.Context, *v1.DisableAutoRotationRequest) (*v1.Key, error)
+	// Makes a new version, and makes it primary when asked. The key must be enabled. This does not move the schedule of
+	// automatic rotation.
+	CreateKeyVersion(context.Context, *v1.CreateKeyVersionRequest) (*v1.KeyVersion, error)
+	// Makes new ciphertexts with another version, which must be enabled.
+	SetPrimaryVersion(context.Context, *v1.SetPrimaryVersionRequest) (*v1.Key, error)
+	// Makes a version unusable now and destroys it after a wait. What it encrypted can't be decrypted any more then. The
+	// primary version needs `allow_primary`.
+	ScheduleKeyVersionDestruction(context.Context, *v1.ScheduleKeyVersionDestructionRequest) (*v1.KeyVersion, error)
+	// Keeps a version whose destruction is scheduled and not yet due. It is disabled afterwards.
+	RestoreKeyVersion(context.Context, *v1.RestoreKeyVersionRequest) (*v1.KeyVersion, error)
+	// Lets the key only decrypt from now on. It is not rotated automatically meanwhile.
+	ArchiveKey(context.Context, *v1.ArchiveKeyRequest) (*v1.Key, error)
+	// The key is disabled afterwards, or enabled when asked.
+	UnarchiveKey(context.Context, *v1.UnarchiveKeyRequest) (*v1.Key, error)
+	// Says that a resource depends on the key, which then can't be disabled, archived or deleted, nor its versions destroyed,
+	// until the binding is removed. A key has at most 100.
+	AddUsageBinding(context.Context, *v1.AddUsageBindingRequest) (*v1.Key, error)
+	// Says that the resource no longer depends on the key.
+	RemoveUsageBinding(context.Context, *v1.RemoveUsageBindingRequest) (*v1.Key, error)
+	// Lists what depends on the key, by name.
+	ListUsageBindings(context.Context, *v1.ListUsageBindingsRequest) (*v1.ListUsageBindingsResponse, error)
 }
 
 // NewKeyServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -700,6 +984,78 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(keyServiceMethods.ByName("DeleteKey")),
 		connect.WithHandlerOptions(opts...),
 	)
+	keyServiceUpdateRotationPeriodHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceUpdateRotationPeriodProcedure,
+		svc.UpdateRotationPeriod,
+		connect.WithSchema(keyServiceMethods.ByName("UpdateRotationPeriod")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceEnableAutoRotationHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceEnableAutoRotationProcedure,
+		svc.EnableAutoRotation,
+		connect.WithSchema(keyServiceMethods.ByName("EnableAutoRotation")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceDisableAutoRotationHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceDisableAutoRotationProcedure,
+		svc.DisableAutoRotation,
+		connect.WithSchema(keyServiceMethods.ByName("DisableAutoRotation")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceCreateKeyVersionHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceCreateKeyVersionProcedure,
+		svc.CreateKeyVersion,
+		connect.WithSchema(keyServiceMethods.ByName("CreateKeyVersion")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceSetPrimaryVersionHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceSetPrimaryVersionProcedure,
+		svc.SetPrimaryVersion,
+		connect.WithSchema(keyServiceMethods.ByName("SetPrimaryVersion")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceScheduleKeyVersionDestructionHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceScheduleKeyVersionDestructionProcedure,
+		svc.ScheduleKeyVersionDestruction,
+		connect.WithSchema(keyServiceMethods.ByName("ScheduleKeyVersionDestruction")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceRestoreKeyVersionHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceRestoreKeyVersionProcedure,
+		svc.RestoreKeyVersion,
+		connect.WithSchema(keyServiceMethods.ByName("RestoreKeyVersion")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceArchiveKeyHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceArchiveKeyProcedure,
+		svc.ArchiveKey,
+		connect.WithSchema(keyServiceMethods.ByName("ArchiveKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceUnarchiveKeyHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceUnarchiveKeyProcedure,
+		svc.UnarchiveKey,
+		connect.WithSchema(keyServiceMethods.ByName("UnarchiveKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceAddUsageBindingHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceAddUsageBindingProcedure,
+		svc.AddUsageBinding,
+		connect.WithSchema(keyServiceMethods.ByName("AddUsageBinding")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceRemoveUsageBindingHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceRemoveUsageBindingProcedure,
+		svc.RemoveUsageBinding,
+		connect.WithSchema(keyServiceMethods.ByName("RemoveUsageBinding")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceListUsageBindingsHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceListUsageBindingsProcedure,
+		svc.ListUsageBindings,
+		connect.WithSchema(keyServiceMethods.ByName("ListUsageBindings")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/kms.v1.KeyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case KeyServiceCreateKeyRingProcedure:
@@ -746,6 +1102,30 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 			keyServiceCancelKeyDeletionHandler.ServeHTTP(w, r)
 		case KeyServiceDeleteKeyProcedure:
 			keyServiceDeleteKeyHandler.ServeHTTP(w, r)
+		case KeyServiceUpdateRotationPeriodProcedure:
+			keyServiceUpdateRotationPeriodHandler.ServeHTTP(w, r)
+		case KeyServiceEnableAutoRotationProcedure:
+			keyServiceEnableAutoRotationHandler.ServeHTTP(w, r)
+		case KeyServiceDisableAutoRotationProcedure:
+			keyServiceDisableAutoRotationHandler.ServeHTTP(w, r)
+		case KeyServiceCreateKeyVersionProcedure:
+			keyServiceCreateKeyVersionHandler.ServeHTTP(w, r)
+		case KeyServiceSetPrimaryVersionProcedure:
+			keyServiceSetPrimaryVersionHandler.ServeHTTP(w, r)
+		case KeyServiceScheduleKeyVersionDestructionProcedure:
+			keyServiceScheduleKeyVersionDestructionHandler.ServeHTTP(w, r)
+		case KeyServiceRestoreKeyVersionProcedure:
+			keyServiceRestoreKeyVersionHandler.ServeHTTP(w, r)
+		case KeyServiceArchiveKeyProcedure:
+			keyServiceArchiveKeyHandler.ServeHTTP(w, r)
+		case KeyServiceUnarchiveKeyProcedure:
+			keyServiceUnarchiveKeyHandler.ServeHTTP(w, r)
+		case KeyServiceAddUsageBindingProcedure:
+			keyServiceAddUsageBindingHandler.ServeHTTP(w, r)
+		case KeyServiceRemoveUsageBindingProcedure:
+			keyServiceRemoveUsageBindingHandler.ServeHTTP(w, r)
+		case KeyServiceListUsageBindingsProcedure:
+			keyServiceListUsageBindingsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -841,4 +1221,52 @@ func (UnimplementedKeyServiceHandler) CancelKeyDeletion(context.Context, *v1.Can
 
 func (UnimplementedKeyServiceHandler) DeleteKey(context.Context, *v1.DeleteKeyRequest) (*v1.Key, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.DeleteKey is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) UpdateRotationPeriod(context.Context, *v1.UpdateRotationPeriodRequest) (*v1.Key, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.UpdateRotationPeriod is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) EnableAutoRotation(context.Context, *v1.EnableAutoRotationRequest) (*v1.Key, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.EnableAutoRotation is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) DisableAutoRotation(context.Context, *v1.DisableAutoRotationRequest) (*v1.Key, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.DisableAutoRotation is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) CreateKeyVersion(context.Context, *v1.CreateKeyVersionRequest) (*v1.KeyVersion, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.CreateKeyVersion is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) SetPrimaryVersion(context.Context, *v1.SetPrimaryVersionRequest) (*v1.Key, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.SetPrimaryVersion is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) ScheduleKeyVersionDestruction(context.Context, *v1.ScheduleKeyVersionDestructionRequest) (*v1.KeyVersion, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ScheduleKeyVersionDestruction is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) RestoreKeyVersion(context.Context, *v1.RestoreKeyVersionRequest) (*v1.KeyVersion, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.RestoreKeyVersion is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) ArchiveKey(context.Context, *v1.ArchiveKeyRequest) (*v1.Key, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ArchiveKey is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) UnarchiveKey(context.Context, *v1.UnarchiveKeyRequest) (*v1.Key, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.UnarchiveKey is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) AddUsageBinding(context.Context, *v1.AddUsageBindingRequest) (*v1.Key, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.AddUsageBinding is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) RemoveUsageBinding(context.Context, *v1.RemoveUsageBindingRequest) (*v1.Key, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.RemoveUsageBinding is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) ListUsageBindings(context.Context, *v1.ListUsageBindingsRequest) (*v1.ListUsageBindingsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ListUsageBindings is not implemented"))
 }
