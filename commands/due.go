@@ -25,6 +25,13 @@ const (
 	workTimeout = 30 * time.Second
 )
 
+// The operations that no RPC is for: the service does them by itself. What else it does is recorded as the RPC of that name.
+const (
+	OperationExpireKey         = "ExpireKey"
+	OperationDestroyKeyVersion = "DestroyKeyVersion"
+	OperationEraseMaterial     = "EraseMaterial"
+)
+
 // RunDue does due work until ctx ends: it rotates, expires and destroys keys and versions whose time has come, and erases
 // what they left. Every node runs it; there is no leader. Due work is done by ordinary commands, so of several nodes one
 // wins and the others find it done. What fell due while no node ran is done at once, and once.
@@ -147,12 +154,14 @@ func (s *Service) work(ctx context.Context, state eventstore.KeyState, w domain.
 	case domain.WorkDeletion:
 		ch.operation, ch.permission, ch.command = "DeleteKey", domain.PermissionKeysDelete, always(domain.DeleteDueKey{})
 	case domain.WorkDestruction:
-		ch.operation, ch.permission, ch.command = "DestroyKeyVersion", domain.PermissionVersionsDestroy, always(domain.DestroyDueVersions{})
+		ch.operation, ch.permission, ch.command = OperationDestroyKeyVersion, domain.PermissionVersionsDestroy, always(domain.DestroyDueVersions{})
 	case domain.WorkExpiry:
-		ch.operation, ch.permission, ch.command = "ExpireKey", domain.PermissionKeysUpdate, always(domain.ExpireKey{})
+		ch.operation, ch.permission, ch.command = OperationExpireKey, domain.PermissionKeysUpdate, always(domain.ExpireKey{})
 	case domain.WorkRotation:
 		ch.operation, ch.permission = "RotateKey", domain.PermissionKeysRotate
-		ch.command = func(material domain.UID) (domain.Command, error) { return domain.RotateDueKey{MaterialID: material}, nil }
+		ch.command = func(material domain.UID) (domain.Command, error) {
+			return domain.RotateDueKey{MaterialID: material}, nil
+		}
 	}
 	after, err := s.execute(ctx, domain.System(id), ch)
 	if err == nil && after.Revision != state.Revision && after.Key.Unerased > state.Key.Unerased {

@@ -67,7 +67,7 @@ func (s *Service) recordErasure(ctx context.Context, name domain.KeyName, outcom
 		return err
 	}
 	_, err = s.execute(ctx, domain.System(id), change{
-		operation: "EraseMaterial", permission: domain.PermissionKeysDelete, ref: domain.KeyRef{Name: name}, command: always(outcome), due: true,
+		operation: OperationEraseMaterial, permission: domain.PermissionKeysDelete, ref: domain.KeyRef{Name: name}, command: always(outcome), due: true,
 	})
 	return err
 }

@@ -73,7 +73,8 @@ func rotating(n int, next func(i int) time.Time) []eventstore.Commit {
 			Aggregate: eventstore.KeyAggregate(name), Revision: eventstore.Revision(i + 1), Hash: [32]byte{1}, Time: start,
 			Events: []domain.Event{
 				domain.KeyCreated{UID: newUID(), Name: name, RotationPeriod: domain.RotationUnit, NextRotationTime: next(i)},
-				domain.KeyVersionAdded{Version: 1, Origin: domain.Generated}, domain.PrimaryVersionSet{Version: 1},
+				domain.KeyVersionAdded{Version: 1, Origin: domain.Generated},
+				domain.PrimaryVersionSet{Version: 1},
 			},
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
 	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
 )
@@ -236,8 +237,13 @@ func addressFilter(s string) (netip.Prefix, error) {
 	return netip.PrefixFrom(addr, addr.BitLen()), nil
 }
 
-// isOperation reports whether a method of this API has that name. A misspelt one would find nothing and be believed.
+// isOperation reports whether a method of this API has that name, or what the service does by itself. A misspelt one would
+// find nothing and be believed.
 func (s *Server) isOperation(name string) bool {
+	switch name {
+	case commands.OperationExpireKey, commands.OperationDestroyKeyVersion, commands.OperationEraseMaterial:
+		return true
+	}
 	for _, m := range s.methods {
 		if m.name == name {
 			return true

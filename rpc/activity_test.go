@@ -3,6 +3,7 @@ package rpc_test
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
 	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
 	"github.com/keyledger/kms/proto/gen/kms/v1/kmsv1connect"
@@ -94,6 +96,16 @@ func TestActivityLogsRefusals(t *testing.T) {
 	s.usesErr = &domain.Error{Reason: domain.ReasonActivityAway, Message: "the activity database does not answer; keys can still be used"}
 	if _, err := client.GetKeyActivityLogs(t.Context(), &kmsv1.GetKeyActivityLogsRequest{Name: keyPath}); connect.CodeOf(err) != connect.CodeUnavailable {
 		t.Errorf("database away: %v", err)
+	}
+}
+
+// TestOwnOperations: what only the service itself does can be asked for too.
+func TestOwnOperations(t *testing.T) {
+	s := serve(t)
+	own := []string{commands.OperationExpireKey, commands.OperationDestroyKeyVersion, commands.OperationEraseMaterial}
+	_, err := s.activity(t).GetKeyActivityLogs(t.Context(), &kmsv1.GetKeyActivityLogsRequest{Name: keyPath, Operations: own})
+	if err != nil || !slices.Equal(s.logs.Operations, own) {
+		t.Errorf("asked for %v: %v", s.logs.Operations, err)
 	}
 }
 

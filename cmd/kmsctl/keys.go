@@ -25,10 +25,15 @@ type keysCmd struct {
 	List             listKeysCmd         `cmd:"" help:"List the keys of a ring."`
 	Count            countKeysCmd        `cmd:"" help:"Count the keys of a ring."`
 	Alias            aliasCmd            `cmd:"" help:"Give a key other names, and take them away."`
-	Update           updateKeyCmd        `cmd:"" help:"Change what describes a key."`
+	Update           updateKeyCmd        `cmd:"" help:"Change what describes a key and what limits it."`
 	Rotate           rotateKeyCmd        `cmd:"" help:"Add a version, which new ciphertexts are made with."`
+	AutoRotation     autoRotationCmd     `cmd:"" help:"Say whether the service rotates a key by itself."`
+	RotationPeriod   rotationPeriodCmd   `cmd:"" help:"Say how often it does."`
 	Enable           enableKeyCmd        `cmd:"" help:"Let a disabled key be used again."`
 	Disable          disableKeyCmd       `cmd:"" help:"Stop every use of a key, until it is enabled."`
+	Archive          archiveKeyCmd       `cmd:"" help:"Let a key only decrypt."`
+	Unarchive        unarchiveKeyCmd     `cmd:"" help:"End that."`
+	Bindings         bindingsCmd         `cmd:"" help:"Say what depends on a key."`
 	ScheduleDeletion scheduleDeletionCmd `cmd:"" help:"Stop every use of a key, and destroy it after a wait."`
 	CancelDeletion   cancelDeletionCmd   `cmd:"" help:"Keep a key whose deletion is pending."`
 	Delete           deleteKeyCmd        `cmd:"" help:"Destroy a key for ever, if its deletion is pending."`
@@ -115,6 +120,7 @@ type createKeyCmd struct {
 	Memo               string            `placeholder:"TEXT" help:"A note."`
 	Label              map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"A label; may be given again."`
 	SkipInitialVersion bool              `help:"Make the key without a version; rotate makes the first."`
+	birthFlags
 }
 
 func (c *createKeyCmd) Run(ctx context.Context, s *session) error {
@@ -122,14 +128,15 @@ func (c *createKeyCmd) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	key := &kmsv1.Key{
+		Purpose: kmsv1.Key_Purpose(c.Purpose), Algorithm: kmsv1.Key_Algorithm(c.Algorithm),
+		ProtectionLevel: kmsv1.Key_ProtectionLevel(c.ProtectionLevel),
+		DisplayName:     c.DisplayName, Memo: c.Memo, Labels: c.Label,
+	}
+	c.give(key)
 	return s.changeKey(c.formatFlags, func(cl *client) (*kmsv1.Key, error) {
 		return call(ctx, cl, cl.CreateKey, &kmsv1.CreateKeyRequest{
-			Parent: parent, KeyId: id, RequestId: c.id(), SkipInitialVersion: c.SkipInitialVersion,
-			Key: &kmsv1.Key{
-				Purpose: kmsv1.Key_Purpose(c.Purpose), Algorithm: kmsv1.Key_Algorithm(c.Algorithm),
-				ProtectionLevel: kmsv1.Key_ProtectionLevel(c.ProtectionLevel),
-				DisplayName:     c.DisplayName, Memo: c.Memo, Labels: c.Label,
-			},
+			Parent: parent, KeyId: id, RequestId: c.id(), SkipInitialVersion: c.SkipInitialVersion, Key: key,
 		})
 	})
 }
@@ -161,6 +168,7 @@ func describeKey(r *rows, k *kmsv1.Key) {
 	r.field("algorithm", k.GetAlgorithm().String())
 	r.field("protection level", k.GetProtectionLevel().String())
 	r.field("primary version", number(k.GetPrimary()))
+	describeLife(r, k)
 	r.field("display name", k.GetDisplayName())
 	r.field("memo", k.GetMemo())
 	r.field("aliases", strings.Join(k.GetAliases(), ", "))
@@ -301,6 +309,7 @@ type updateKeyCmd struct {
 	Memo        *string           `placeholder:"TEXT" help:"The new note; empty for none."`
 	Label       map[string]string `mapsep:"none" xor:"labels" placeholder:"NAME=VALUE" help:"A label; may be given again. These replace all that there are."`
 	NoLabels    bool              `xor:"labels" help:"Take all labels away."`
+	limitFlags
 }
 
 func (c *updateKeyCmd) Run(ctx context.Context, s *session) error {
@@ -318,8 +327,9 @@ func (c *updateKeyCmd) Run(ctx context.Context, s *session) error {
 	if c.NoLabels || len(c.Label) > 0 {
 		key.Labels, mask.Paths = c.Label, append(mask.Paths, "labels")
 	}
+	c.give(key, mask)
 	if len(mask.GetPaths()) == 0 {
-		return usage("nothing to change: give --display-name, --memo, --label or --no-labels")
+		return usage("nothing to change: give --display-name, --memo, --label, --no-labels, --expire, --no-expire, --next-rotation, --max-uses or --managed-by")
 	}
 	return s.changeKey(c.formatFlags, func(cl *client) (*kmsv1.Key, error) {
 		return call(ctx, cl, cl.UpdateKey, &kmsv1.UpdateKeyRequest{Key: key, RequestId: c.id(), Etag: c.Etag, UpdateMask: mask})

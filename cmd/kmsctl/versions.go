@@ -12,6 +12,11 @@ type versionsCmd struct {
 	Get     getVersionCmd     `cmd:"" help:"Show a version."`
 	Enable  enableVersionCmd  `cmd:"" help:"Let a disabled version be used again."`
 	Disable disableVersionCmd `cmd:"" help:"Stop every use of a version, until it is enabled."`
+
+	Create              createVersionCmd       `cmd:"" help:"Add a version."`
+	SetPrimary          setPrimaryCmd          `cmd:"" help:"Make new ciphertexts with another version."`
+	ScheduleDestruction scheduleDestructionCmd `cmd:"" help:"Stop every use of a version, and destroy it after a wait."`
+	Restore             restoreVersionCmd      `cmd:"" help:"Keep a version whose destruction is scheduled."`
 }
 
 // versionArg names a version: KEY N, or a name that ends in /versions/N.
@@ -126,19 +131,21 @@ func (s *session) version(arg versionArg, f formatFlags, do func(*client, string
 	if err != nil {
 		return err
 	}
-	return s.print(f, v, func(r *rows) {
-		r.field("name", v.GetName())
-		r.field("state", v.GetState().String())
-		r.field("primary", yes(v.GetIsPrimary()))
-		r.field("usable", yes(v.GetUsable()))
-		r.field("algorithm", v.GetAlgorithm().String())
-		r.field("protection level", v.GetProtectionLevel().String())
-		r.field("origin", v.GetOrigin().String())
-		r.field("created", when(v.GetCreateTime()))
-		r.field("state changed", when(v.GetStateTime()))
-		r.field("destruction due", when(v.GetDeleteTime()))
-		r.field("destroyed", when(v.GetDestroyTime()))
-		r.field("revision", number(v.GetRevision()))
-		r.field("etag", v.GetEtag())
-	})
+	return s.print(f, v, func(r *rows) { describeVersion(r, v) })
+}
+
+func describeVersion(r *rows, v *kmsv1.KeyVersion) {
+	r.field("name", v.GetName())
+	r.field("state", v.GetState().String())
+	r.field("primary", yes(v.GetIsPrimary()))
+	r.field("usable", yes(v.GetUsable()))
+	r.field("algorithm", v.GetAlgorithm().String())
+	r.field("protection level", v.GetProtectionLevel().String())
+	r.field("origin", v.GetOrigin().String())
+	r.field("created", when(v.GetCreateTime()))
+	r.field("state changed", when(v.GetStateTime()))
+	r.field("destruction due", when(v.GetDeleteTime()))
+	r.field("destroyed", when(v.GetDestroyTime()))
+	r.field("revision", number(v.GetRevision()))
+	r.field("etag", v.GetEtag())
 }
