@@ -165,7 +165,10 @@ func (s *Service) work(ctx context.Context, state eventstore.KeyState, w domain.
 	}
 	after, err := s.execute(ctx, domain.System(id), ch)
 	if err == nil && after.Revision != state.Revision && after.Key.Unerased > state.Key.Unerased {
-		s.eraseSoon(ctx, after)
+		if err := s.erase(ctx, after); err != nil {
+			s.cfg.Log.ErrorContext(ctx, "erasing destroyed material; it will be tried again",
+				slog.String("key_uid", after.Key.UID.String()), slog.Any("error", err))
+		}
 	}
 	return after, err
 }

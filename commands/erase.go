@@ -16,8 +16,8 @@ const (
 	eraseTimeout = 30 * time.Second
 )
 
-// eraseSoon erases the material of a key, or of versions, just destroyed. The caller's deadline does not stop it, since
-// the destruction stands already.
+// eraseSoon erases the material of a key that was just destroyed. The caller's deadline does not stop it, since the
+// deletion stands already.
 func (s *Service) eraseSoon(ctx context.Context, state eventstore.KeyState) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), eraseTimeout)
 	defer cancel()

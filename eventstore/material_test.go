@@ -104,6 +104,29 @@ func TestErasedBytesAreGone(t *testing.T) {
 	}
 }
 
+// TestErasedTwiceAtOnce: several nodes may erase the same material at once, and all of them succeed.
+func TestErasedTwiceAtOnce(t *testing.T) {
+	s := eventstoretest.New(t)
+	bindings := make([]domain.Binding, 50)
+	for i := range bindings {
+		bindings[i] = domain.Binding{Project: "p", KeyUID: newUID(t), MaterialID: newUID(t)}
+		if err := s.PutMaterial(t.Context(), bindings[i], randomBlob(t, 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, b := range bindings {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				if err := s.EraseMaterial(t.Context(), b); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
 func occurrences(t *testing.T, dir string, pattern []byte) (n int) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

@@ -33,6 +33,7 @@ const (
 	codeDuplicateInBatch          = jetstream.ErrorCode(10201)
 	codeDuplicateInFlight         = jetstream.ErrorCode(10158)
 	codeStoreFailed               = jetstream.ErrorCode(10077) // a limit of the stream; an I/O error gets no answer
+	codeSequenceNotFound          = jetstream.ErrorCode(10043) // to be deleted, and somebody else did it
 	codeInsufficientResources     = jetstream.ErrorCode(10023)
 	codeStorageExceeded           = jetstream.ErrorCode(10047)
 )
@@ -238,7 +239,7 @@ func (s *Store) api(ctx context.Context, subject string, req, resp any) error {
 
 func apiError(e *jetstream.APIError) error {
 	switch {
-	case e.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+	case e.ErrorCode == jetstream.JSErrCodeMessageNotFound, e.ErrorCode == codeSequenceNotFound:
 		return errNoMessage
 	case e.ErrorCode == jetstream.JSErrCodeStreamNotFound:
 		return fmt.Errorf("%w: %w", ErrNotProvisioned, e)

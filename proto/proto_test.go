@@ -196,6 +196,7 @@ func TestRefused(t *testing.T) {
 		"expires in 2262":         {expireTime(9214646400), "key.expire_time", "a time from 1970"},
 		"expires never ever":      {expireTime(1 << 60), "key.expire_time", "a time from 1970"},
 		"rotates in 2262":         {&kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: key, NextRotationTime: &timestamppb.Timestamp{Seconds: 9214646400}}, UpdateMask: mask}, "key.next_rotation_time", "a time from 1970"},
+		"no next rotation":        {&kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: key}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"memo", "next_rotation_time"}}}, "", "DisableAutoRotation ends the schedule"},
 		"primary version 0":       {&kmsv1.SetPrimaryVersionRequest{Name: key}, "version", "greater than"},
 		"version of a ring":       {&kmsv1.CreateKeyVersionRequest{Parent: ring}, "parent", "must be projects/{project}"},
 		"no resource":             {&kmsv1.AddUsageBindingRequest{Name: key}, "resource", "at least 1"},

@@ -195,7 +195,12 @@ func TestUpdateOfLimits(t *testing.T) {
 		u.MaxUsesPerVersion == nil || *u.MaxUsesPerVersion != 9 || u.ManagedBy == nil || *u.ManagedBy != "svc" || u.Memo != nil {
 		t.Errorf("update = %+v", u)
 	}
-	if _, err := client.UpdateKey(t.Context(), &kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: keyPath}, UpdateMask: &fieldmaskpb.FieldMask{Paths: paths}}); err != nil {
+	empty := &kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: keyPath}, UpdateMask: &fieldmaskpb.FieldMask{Paths: paths}}
+	if _, err := client.UpdateKey(t.Context(), empty); reasonOf(t, err) != "BAD_FIELD" {
+		t.Errorf("no next rotation: %v", err)
+	}
+	empty.UpdateMask.Paths = []string{"expire_time", "max_uses_per_version", "managed_by"}
+	if _, err := client.UpdateKey(t.Context(), empty); err != nil {
 		t.Fatal(err)
 	}
 	u = s.update

@@ -3037,7 +3037,7 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1f\n" +
-	"\x05alias\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xc0\xda\x18\x01R\x05alias\"\xe5\x05\n" +
+	"\x05alias\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xc0\xda\x18\x01R\x05alias\"\xcb\a\n" +
 	"\x10UpdateKeyRequest\x12\xc6\x02\n" +
 	"\x03key\x18\x01 \x01(\v2\v.kms.v1.KeyB\xa6\x02\xbaH\xa2\x02\xba\x01\x9b\x02\n" +
 	"\bkey.name\x12|name must be projects/{project}/locations/{location}/keyRings/{ring}/keys/{key}, each id 1 to 63 letters, digits, '_' or '-'\x1a\x90\x01this.name.matches('^projects/[a-zA-Z0-9_-]{1,63}/locations/[a-zA-Z0-9_-]{1,63}/keyRings/[a-zA-Z0-9_-]{1,63}/keys/(alias:)?[a-zA-Z0-9_-]{1,63}$')\xc8\x01\x01R\x03key\x12*\n" +
@@ -3046,8 +3046,9 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12\xac\x01\n" +
 	"\vupdate_mask\x18\x04 \x01(\v2\x1a.google.protobuf.FieldMaskBo\xbaHl\xba\x01f\n" +
 	"\x0fupdate_key.mask\x12=must list the fields to change, like display_name,memo,labels\x1a\x14size(this.paths) > 0\xc8\x01\x01R\n" +
-	"updateMask:\x8e\x01\xbaH\x8a\x01\x1a\x87\x01\n" +
-	"\x13update_key.one_etag\x12*etag and key.etag differ: give one of them\x1aDthis.etag == '' || this.key.etag == '' || this.etag == this.key.etag\"{\n" +
+	"updateMask:\xf4\x02\xbaH\xf0\x02\x1a\x87\x01\n" +
+	"\x13update_key.one_etag\x12*etag and key.etag differ: give one of them\x1aDthis.etag == '' || this.key.etag == '' || this.etag == this.key.etag\x1a\xe3\x01\n" +
+	"\x1dupdate_key.next_rotation_time\x12`update_mask names next_rotation_time, so key must have it; DisableAutoRotation ends the schedule\x1a`has(this.key.next_rotation_time) || !this.update_mask.paths.exists(p, p == 'next_rotation_time')\"{\n" +
 	"\x10RotateKeyRequest\x12\x1d\n" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
 	"\n" +
