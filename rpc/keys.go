@@ -110,7 +110,7 @@ var updatable = map[string]func(*domain.UpdateKey, *kmsv1.Key){
 		u.NextRotationTime = new(timeOf(k.GetNextRotationTime()))
 	},
 	"max_uses_per_version": func(u *domain.UpdateKey, k *kmsv1.Key) {
-		u.MaxUsesPerVersion = new(uint64(k.GetMaxUsesPerVersion())) //nolint:gosec // validated to be 0 or more
+		u.MaxUsesPerVersion = new(uint64(k.GetMaxUsesPerVersion())) // validated to be 0 or more
 	},
 }
 
