@@ -73,7 +73,7 @@ func (w *dueWork) round(ctx context.Context) time.Duration {
 	due, _ := w.s.cfg.Keys.Due(w.s.now())
 	// In another order on each node, so that they seldom try the same at once.
 	rand.Shuffle(len(due), func(i, j int) { due[i], due[j] = due[j], due[i] }) //nolint:gosec // nothing secret hangs on it
-	failed := map[domain.UID]retry{} // only of keys that are still due
+	failed := map[domain.UID]retry{}                                           // only of keys that are still due
 	tokenAway := false
 	for _, uid := range due {
 		last, failing := w.failed[uid]
