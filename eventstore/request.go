@@ -35,6 +35,7 @@ const (
 	codeStoreFailed               = jetstream.ErrorCode(10077) // a limit of the stream; an I/O error gets no answer
 	codeInsufficientResources     = jetstream.ErrorCode(10023)
 	codeStorageExceeded           = jetstream.ErrorCode(10047)
+	codeNoPeers                   = jetstream.ErrorCode(10005) // no server has room for a replica, or is known to be up
 )
 
 // attempt is what one attempt to append came to.
