@@ -182,20 +182,19 @@ func (s *Service) leaseMore(ctx context.Context, l *lease, key domain.Key, v dom
 		return leased, nil
 	}
 	l.failed()
+	if key.AutoRotation && v == key.Primary && errors.Is(err, &domain.Error{Reason: domain.ReasonVersionUsedUp}) {
+		rotated, failed := s.rotateUsedUp(ctx, key, v)
+		if failed == nil && rotated.Primary != v {
+			return rotated, nil
+		}
+		if failed != nil {
+			err = fmt.Errorf("rotating a key whose primary version is used up: %w", failed)
+		}
+	}
 	if refusal, ok := errors.AsType[*domain.Error](err); ok && (refusal.Reason == domain.ReasonOutcomeUnknown || refusal.Reason == domain.ReasonContention) {
-		return key, errors.Join(noLease(key, v), err) // the one who encrypts has nothing to repeat with the same id
+		err = errors.Join(noLease(key, v), err) // the one who encrypts has asked for no change that could be repeated
 	}
-	if !key.AutoRotation || v != key.Primary || !errors.Is(err, &domain.Error{Reason: domain.ReasonVersionUsedUp}) {
-		return key, err
-	}
-	rotated, failed := s.rotateUsedUp(ctx, key.Name)
-	switch {
-	case failed != nil:
-		return key, fmt.Errorf("rotating a key whose primary version is used up: %w", failed)
-	case rotated.Primary == v: // it may not rotate by itself any more
-		return rotated, err
-	}
-	return rotated, nil
+	return key, err
 }
 
 // leaseUses appends a lease of n uses, or of as many as are left, and returns how many it is of: only what this commit
@@ -236,17 +235,40 @@ func (s *Service) leaseUses(ctx context.Context, key domain.Key, v domain.Versio
 	return uses, state.Key, nil
 }
 
-// rotateUsedUp rotates a key whose primary version has no uses left, if that is still so, and returns the key as of then.
-func (s *Service) rotateUsedUp(ctx context.Context, name domain.KeyName) (domain.Key, error) {
+// errRotated ends a rotation that somebody else has made meanwhile.
+var errRotated = errors.New("the key has another primary version already")
+
+// rotateUsedUp rotates a key whose primary version v has no uses left, if that is still so, and returns the key as of then.
+// As with leases, a refusal is recorded for the use that needed it.
+func (s *Service) rotateUsedUp(ctx context.Context, key domain.Key, v domain.Version) (domain.Key, error) {
 	id, err := newUID()
 	if err != nil {
-		return domain.Key{}, fmt.Errorf("making a request id: %w", err)
+		return key, fmt.Errorf("making a request id: %w", err)
 	}
-	state, err := s.execute(ctx, domain.System(id), change{
-		operation: "RotateKey", permission: domain.PermissionKeysRotate, ref: domain.KeyRef{Name: name},
-		command: func(material domain.UID) (domain.Command, error) { return domain.RotateDueKey{MaterialID: material}, nil },
+	ref := domain.KeyRef{Name: key.Name}
+	a := s.begin(domain.System(id), "RotateKey", domain.CategoryManagement, ref)
+	if err := s.authorize(&a, domain.PermissionKeysRotate); err != nil {
+		return key, err
+	}
+	k := checkedKind{keyKind{s}, func(_ context.Context, state eventstore.KeyState, _ time.Time, _ eventstore.Commit) error {
+		if key = state.Key; key.Primary != v { // its budget may call for a rotation by now, but nothing waits for that
+			return errRotated
+		}
+		return nil
+	}}
+	state, err := carryOut(ctx, s, &a, k, change{
+		operation: a.record.Operation, permission: domain.PermissionKeysRotate, ref: ref,
+		command: func(material domain.UID) (domain.Command, error) {
+			return domain.RotateDueKey{MaterialID: material}, nil
+		},
 	})
-	return state.Key, err
+	switch {
+	case errors.Is(err, errRotated):
+		return key, nil
+	case err != nil:
+		return key, err
+	}
+	return state.Key, nil
 }
 
 // checkedKind is keyKind with a check of every commit that is decided, which may refuse it. state is the key before it and

@@ -15,6 +15,7 @@ import (
 	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
 	"github.com/keyledger/kms/eventstore"
+	"github.com/keyledger/kms/projections"
 )
 
 // limitedKey makes a key of which each version may make so many encryptions.
@@ -86,6 +87,25 @@ var encryptions = []func(ctx context.Context, s *commands.Service, ref domain.Ke
 	},
 }
 
+// following is another projection of the store, as another node has one.
+func following(t *testing.T) *projections.Keys {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	k, caughtUp, done := projections.NewKeys(slog.New(slog.DiscardHandler), nil), make(chan struct{}), make(chan error, 1)
+	go func() { done <- k.Run(ctx, store, func() { close(caughtUp) }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	<-caughtUp
+	for k.Fresh() != nil && t.Context().Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	return k
+}
+
 // spend encrypts with all of the nodes at once until each is refused, or has done so much, and returns how much was done.
 func spend(t *testing.T, nodes []*commands.Service, ref domain.KeyRef, sealed []byte, most int) uint64 {
 	t.Helper()
@@ -136,11 +156,12 @@ func TestBudgetIsExact(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var nodes []*commands.Service
-			for range tt.nodes {
-				nodes = append(nodes, newService(&faults{}))
+			first := newService(&faults{})
+			ref, _ := limitedKey(t, first, tt.budget)
+			nodes := []*commands.Service{first}
+			for len(nodes) < tt.nodes {
+				nodes = append(nodes, newService(&faults{keys: following(t)})) // has caught up with the key
 			}
-			ref, _ := limitedKey(t, nodes[0], tt.budget)
 			var done uint64
 			if tt.restarts {
 				done = spend(t, nodes, ref, out.Ciphertext, 20)

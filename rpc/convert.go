@@ -151,7 +151,8 @@ func versionProto(state commands.KeyState, v domain.KeyVersion) *kmsv1.KeyVersio
 		Usable: opens && v.State == domain.VersionStateEnabled, IsPrimary: v.Version == k.Primary,
 		Algorithm: algorithms.toProto(v.Algorithm), ProtectionLevel: protectionLevels.toProto(k.Protection), Origin: origins.toProto(v.Origin),
 		CreateTime: timeProto(v.CreateTime), StateTime: timeProto(v.StateTime), DestroyTime: timeProto(v.DestroyTime),
-		Revision: uint64(state.Revision), Etag: commands.Etag(state.Tip), UsesLeased: v.UsesLeased,
+		Revision: uint64(state.Revision), Etag: commands.Etag(state.Tip),
+		UsesLeased: int64(v.UsesLeased), //nolint:gosec // budgets given in the API fit
 	}
 }
 

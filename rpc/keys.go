@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-
 	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
 	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"

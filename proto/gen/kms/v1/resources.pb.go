@@ -982,7 +982,8 @@ type Key struct {
 	Labels          map[string]string    `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	RotationPeriod  *durationpb.Duration `protobuf:"bytes,11,opt,name=rotation_period,json=rotationPeriod,proto3" json:"rotation_period,omitempty"`
 	AutoRotation    bool                 `protobuf:"varint,12,opt,name=auto_rotation,json=autoRotation,proto3" json:"auto_rotation,omitempty"`
-	// A version that was used this often is followed by a new one; 0 is no limit.
+	// How many encryptions each version may make, on all nodes together; 0 is no limit. A version that is used up is followed by a
+	// new one if `auto_rotation` is on, else encrypting fails with VERSION_USED_UP.
 	MaxUsesPerVersion int64                  `protobuf:"varint,13,opt,name=max_uses_per_version,json=maxUsesPerVersion,proto3" json:"max_uses_per_version,omitempty"`
 	Convergent        bool                   `protobuf:"varint,14,opt,name=convergent,proto3" json:"convergent,omitempty"`
 	ExpireTime        *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
@@ -1298,7 +1299,7 @@ type KeyVersion struct {
 	Etag        string                 `protobuf:"bytes,14,opt,name=etag,proto3" json:"etag,omitempty"`
 	// How many encryptions nodes were allowed to make of the key's `max_uses_per_version`. Nodes take them in advance, some at
 	// a time, and lose what they did not make when they end. It changes `revision`, but not `etag` or the key's `update_time`.
-	UsesLeased    uint64 `protobuf:"varint,20,opt,name=uses_leased,json=usesLeased,proto3" json:"uses_leased,omitempty"`
+	UsesLeased    int64 `protobuf:"varint,20,opt,name=uses_leased,json=usesLeased,proto3" json:"uses_leased,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1431,7 +1432,7 @@ func (x *KeyVersion) GetEtag() string {
 	return ""
 }
 
-func (x *KeyVersion) GetUsesLeased() uint64 {
+func (x *KeyVersion) GetUsesLeased() int64 {
 	if x != nil {
 		return x.UsesLeased
 	}
@@ -2299,7 +2300,7 @@ const file_kms_v1_resources_proto_rawDesc = "" +
 	"\fdestroy_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vdestroyTime\x12\x1a\n" +
 	"\brevision\x18\r \x01(\x04R\brevision\x12\x12\n" +
 	"\x04etag\x18\x0e \x01(\tR\x04etag\x12\x1f\n" +
-	"\vuses_leased\x18\x14 \x01(\x04R\n" +
+	"\vuses_leased\x18\x14 \x01(\x03R\n" +
 	"usesLeased\"s\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
