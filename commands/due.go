@@ -44,7 +44,7 @@ func (s *Service) deleteDue(ctx context.Context) {
 		}
 		id, err := newUID()
 		if err == nil {
-			_, err = s.DeleteKey(ctx, domain.System(id), domain.KeyRef{Name: state.Key.Name}, false, Mutation{Etag: Etag(state.Revision)})
+			_, err = s.DeleteKey(ctx, domain.System(id), domain.KeyRef{Name: state.Key.Name}, false, Mutation{Etag: Etag(state.Tip)})
 		}
 		if err != nil && !othersWon(err) {
 			s.cfg.Log.ErrorContext(ctx, "destroying a key whose deletion is due", slog.String("key_uid", state.Key.UID.String()), slog.Any("error", err))

@@ -140,5 +140,6 @@ func (s *session) version(arg versionArg, f formatFlags, do func(*client, string
 		r.field("destroyed", when(v.GetDestroyTime()))
 		r.field("revision", number(v.GetRevision()))
 		r.field("etag", v.GetEtag())
+		r.field("uses leased", number(v.GetUsesLeased()))
 	})
 }
