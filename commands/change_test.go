@@ -82,10 +82,10 @@ func TestEtag(t *testing.T) {
 	f := &faults{}
 	s := newService(f)
 	ref, state := newKey(t, s)
-	if _, err := s.RotateKey(t.Context(), admin, ref, commands.Mutation{Etag: commands.Etag(state.Revision)}); err != nil {
+	if _, err := s.RotateKey(t.Context(), admin, ref, commands.Mutation{Etag: commands.Etag(state.Tip)}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.DisableKey(t.Context(), admin, ref, commands.Mutation{Etag: commands.Etag(state.Revision)})
+	_, err := s.DisableKey(t.Context(), admin, ref, commands.Mutation{Etag: commands.Etag(state.Tip)})
 	refused(t, err, domain.ReasonEtagMismatch)
 	if r := f.last(t); r.Operation != "DisableKey" || r.Reason != domain.ReasonEtagMismatch || r.KeyUID != state.Key.UID {
 		t.Errorf("the refusal is recorded as %+v", r)
@@ -190,7 +190,7 @@ func TestDeleteKey(t *testing.T) {
 	}
 	_, err = s.DeleteKey(t.Context(), admin, ref, false, commands.Mutation{})
 	refused(t, err, domain.ReasonNotPendingDeletion)
-	if _, err := s.ScheduleKeyDeletion(t.Context(), admin, ref, 0, commands.Mutation{}); err != nil {
+	if _, err := s.ScheduleKeyDeletion(t.Context(), admin, ref, 0, 0, commands.Mutation{}); err != nil {
 		t.Fatal(err)
 	}
 	_, err = s.Decrypt(t.Context(), admin, commands.DecryptRequest{Ciphertext: sealed.Ciphertext})
@@ -230,7 +230,7 @@ func TestDue(t *testing.T) {
 	})
 	<-caughtUp
 	ref, _ := newKey(t, newService(&faults{store: own, keys: known}))
-	if _, err := newService(&faults{store: own, keys: known}).ScheduleKeyDeletion(ctx, admin, ref, domain.MinDeletionWait, commands.Mutation{}); err != nil {
+	if _, err := newService(&faults{store: own, keys: known}).ScheduleKeyDeletion(ctx, admin, ref, domain.MinDeletionWait, 0, commands.Mutation{}); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {

@@ -104,13 +104,17 @@ type Config struct {
 	Events   Events
 	Material Material
 	Activity Activity
+	Uses     UsesLog
 	Token    Token
 	Log      *slog.Logger
 	Clock    func() time.Time // nil: time.Now
 }
 
 // Service carries out commands and uses. Its methods may be called by any number of goroutines.
-type Service struct{ cfg Config }
+type Service struct {
+	cfg    Config
+	leases leases
+}
 
 // New returns a Service.
 func New(cfg Config) *Service {

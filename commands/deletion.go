@@ -9,12 +9,25 @@ import (
 )
 
 // ScheduleKeyDeletion stops every use of the key at once and destroys it after the wait: 24 hours to 120 days, zero
-// means 72 hours.
-func (s *Service) ScheduleKeyDeletion(ctx context.Context, c domain.Caller, ref domain.KeyRef, wait time.Duration, m Mutation) (eventstore.KeyState, error) {
-	return s.execute(ctx, c, change{
-		operation: "ScheduleKeyDeletion", permission: domain.PermissionKeysScheduleDelete, ref: ref, mutation: m, arguments: wait,
-		command: always(domain.ScheduleKeyDeletion{Wait: wait}),
+// means the key's own wait, or 72 hours. With unusedFor it is refused with ReasonKeyRecentlyUsed if the key was used
+// within that time, and with ReasonActivityAway if that can't be told; see UsesLog. Without, the answer tells what is known.
+func (s *Service) ScheduleKeyDeletion(ctx context.Context, c domain.Caller, ref domain.KeyRef, wait, unusedFor time.Duration, m Mutation) (ScheduledDeletion, error) {
+	check := func(context.Context, eventstore.KeyState, time.Time, eventstore.Commit) error { return nil }
+	if unusedFor > 0 {
+		check = func(ctx context.Context, state eventstore.KeyState, at time.Time, _ eventstore.Commit) error {
+			return s.mustBeUnused(ctx, state.Key, at, unusedFor)
+		}
+	}
+	state, err := s.executeAs(ctx, c, checkedKind{keyKind{s}, check}, change{
+		operation: "ScheduleKeyDeletion", permission: domain.PermissionKeysScheduleDelete, ref: ref, mutation: m,
+		arguments: []time.Duration{wait, unusedFor}, command: always(domain.ScheduleKeyDeletion{Wait: wait}),
 	})
+	if err != nil {
+		return ScheduledDeletion{}, err
+	}
+	scheduled := ScheduledDeletion{KeyState: state}
+	s.addLastUse(ctx, &scheduled)
+	return scheduled, nil
 }
 
 // CancelKeyDeletion keeps the key: disabled, or enabled when asked.

@@ -67,7 +67,7 @@ func grant(ctx context.Context, s *commands.Service, ref domain.KeyRef, c domain
 	case domain.CancelKeyDeletion:
 		_, _ = s.CancelKeyDeletion(ctx, admin, ref, c.Enable, commands.Mutation{})
 	case domain.ScheduleKeyDeletion:
-		_, _ = s.ScheduleKeyDeletion(ctx, admin, ref, c.Wait, commands.Mutation{})
+		_, _ = s.ScheduleKeyDeletion(ctx, admin, ref, c.Wait, 0, commands.Mutation{})
 	case domain.UpdateRotationPeriod:
 		_, _ = s.UpdateRotationPeriod(ctx, admin, ref, c.Period, commands.Mutation{})
 	case domain.DisableAutoRotation:
@@ -266,7 +266,7 @@ func TestFailingWork(t *testing.T) {
 				}
 				failing := []domain.KeyRef{create("a"), create("b")}
 				other := create("c")
-				if _, err := s.ScheduleKeyDeletion(t.Context(), admin, other, day, commands.Mutation{}); err != nil {
+				if _, err := s.ScheduleKeyDeletion(t.Context(), admin, other, day, 0, commands.Mutation{}); err != nil {
 					t.Fatal(err)
 				}
 				var running sync.WaitGroup
@@ -363,7 +363,7 @@ func TestThreeNodesRacing(t *testing.T) {
 		<-caughtUp
 		views = append(views, known)
 		nodes = append(nodes, commands.New(commands.Config{
-			Location: "local", Keys: known, Events: own, Material: material, Activity: faultyActivity{activity}, Token: token,
+			Location: "local", Keys: known, Events: own, Material: material, Activity: faultyActivity{activity}, Uses: activity, Token: token,
 			Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Clock: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
 		}))
 	}
@@ -384,7 +384,7 @@ func TestThreeNodesRacing(t *testing.T) {
 		ref := create(i, "rotation", commands.CreateKey{AutoRotation: true, RotationPeriod: day})
 		want[ref] = []string{"RotateKey 2"}
 		ref = create(i, "deletion", commands.CreateKey{})
-		must(s.ScheduleKeyDeletion(ctx, admin, ref, day, commands.Mutation{}))
+		must(keyOf(s.ScheduleKeyDeletion(ctx, admin, ref, day, 0, commands.Mutation{})))
 		want[ref] = []string{"DeleteKey 0", "EraseMaterial 0"}
 		ref = create(i, "destruction", commands.CreateKey{})
 		must(s.RotateKey(ctx, admin, ref, commands.Mutation{}))

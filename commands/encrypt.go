@@ -46,7 +46,8 @@ func (s *Service) usable(a *attempt, ref domain.KeyRef) (domain.Key, error) {
 	return state.Key, nil
 }
 
-// encrypt makes an envelope with version v of the key; zero means the primary one.
+// encrypt makes an envelope with version v of the key; zero means the primary one. It takes one of the uses that the
+// version's budget allows, whatever comes of it then: the token may have made a ciphertext that nobody got.
 func (s *Service) encrypt(ctx context.Context, a *attempt, key domain.Key, v domain.Version, plaintext, aad, context []byte) (EncryptResult, error) {
 	a.record.BytesIn = uint32(len(plaintext)) //nolint:gosec // at most 64 KiB
 	version, err := key.VersionFor(domain.Protecting, domain.EncryptDecrypt, v, a.started)
@@ -54,10 +55,16 @@ func (s *Service) encrypt(ctx context.Context, a *attempt, key domain.Key, v dom
 		return EncryptResult{}, err
 	}
 	a.record.Version = version.Version
-	if len(plaintext) > domain.MaxPlaintext {
+	if len(plaintext) > domain.MaxPlaintext { // before a use is taken for it
 		return EncryptResult{}, &domain.Error{
 			Reason: domain.ReasonTooLarge, Message: fmt.Sprintf("plaintext has %d bytes, more than %d; encrypt the data with a data key (GenerateDataKey)", len(plaintext), domain.MaxPlaintext),
 		}
+	}
+	if !s.allowed(ctx, key, version) {
+		if key, version, err = s.awaitUse(ctx, key, version, v, a.started); err != nil {
+			return EncryptResult{}, err
+		}
+		a.record.Version = version.Version
 	}
 	e := domain.Envelope{Location: key.Name.Location, KeyUID: key.UID, Version: version.Version, Algorithm: version.Algorithm}
 	if e.IV, e.Ciphertext, err = s.cfg.Token.Encrypt(ctx, key.Binding(version.Version), plaintext, e.AdditionalData(context, aad)); err != nil {

@@ -31,8 +31,8 @@ type Mutation struct {
 	Etag string
 }
 
-// Etag is the tag of a resource's state after a commit.
-func Etag(rev eventstore.Revision) string { return "r" + strconv.FormatUint(uint64(rev), 36) }
+// Etag is the tag of a resource's state after a commit. Leases of uses leave it as it is.
+func Etag(t eventstore.Tip) string { return "r" + strconv.FormatUint(uint64(t.Edition), 36) }
 
 // changeOf is one command on one aggregate, as a caller asked for it. C is what commands on that kind of aggregate are.
 type changeOf[C any] struct {
@@ -75,7 +75,12 @@ type kind[S, C any] interface {
 
 // execute is the path of every change of a key.
 func (s *Service) execute(ctx context.Context, c domain.Caller, ch change) (eventstore.KeyState, error) {
-	state, err := execute(ctx, s, c, keyKind{s}, ch)
+	return s.executeAs(ctx, c, keyKind{s}, ch)
+}
+
+// executeAs is execute with a kind that does more than keyKind.
+func (s *Service) executeAs(ctx context.Context, c domain.Caller, k kind[eventstore.KeyState, domain.Command], ch change) (eventstore.KeyState, error) {
+	state, err := execute(ctx, s, c, k, ch)
 	if err != nil {
 		return eventstore.KeyState{}, err
 	}
@@ -222,7 +227,7 @@ var errRequestIDReused = &domain.Error{
 // decide returns the commit that the change causes in this state, without the material's facts.
 func decide[S state[S], C any](ctx context.Context, s *Service, k kind[S, C], ch changeOf[C], state S) (eventstore.Commit, error) {
 	last := state.Last()
-	if ch.mutation.Etag != "" && ch.mutation.Etag != Etag(last.Revision) {
+	if ch.mutation.Etag != "" && ch.mutation.Etag != Etag(last) {
 		return eventstore.Commit{}, &domain.Error{
 			Reason: domain.ReasonEtagMismatch, Message: "the resource has changed since this etag was read; read it again and decide whether this change is still wanted",
 		}

@@ -104,6 +104,9 @@ type faults struct {
 	append func(next func() (eventstore.Commit, error)) (eventstore.Commit, error)
 	record func(records []domain.ActivityRecord) error
 	clock  func() time.Time
+	// uses answers when keys were last used; nil: never.
+	uses func(ctx context.Context, current bool) (commands.LastUse, error)
+	log  slog.Handler // nil: nowhere
 	// store and keys are the test's own, instead of those that all tests share; nil: shared.
 	store *eventstore.Store
 	keys  *projections.Keys
@@ -219,10 +222,22 @@ func (f *faults) last(t *testing.T) domain.ActivityRecord {
 	return f.recorded[len(f.recorded)-1]
 }
 
+// LastUse implements commands.UsesLog.
+func (f *faults) LastUse(ctx context.Context, _ domain.UID, current bool) (commands.LastUse, error) {
+	if f.uses == nil {
+		return commands.LastUse{}, nil
+	}
+	return f.uses(ctx, current)
+}
+
 func newService(f *faults) *commands.Service {
+	handler := f.log
+	if handler == nil {
+		handler = slog.DiscardHandler
+	}
 	return commands.New(commands.Config{
-		Location: "local", Keys: &laggingKeys{Keys: f.theKeys(), deaf: f.deaf}, Events: faultyEvents{f}, Material: f.theStore(), Activity: faultyActivity{f}, Token: token,
-		Log: slog.New(slog.DiscardHandler), Clock: f.clock,
+		Location: "local", Keys: &laggingKeys{Keys: f.theKeys(), deaf: f.deaf}, Events: faultyEvents{f}, Material: f.theStore(), Activity: faultyActivity{f}, Uses: f, Token: token,
+		Log: slog.New(handler), Clock: f.clock,
 	})
 }
 

@@ -20,6 +20,9 @@ func version(ref domain.KeyRef, v domain.Version) domain.KeyRef {
 	return ref
 }
 
+// keyOf is a key whose deletion was scheduled.
+func keyOf(d commands.ScheduledDeletion, err error) (eventstore.KeyState, error) { return d.KeyState, err }
+
 // head is the last sequence of the stream of events.
 func head(t *testing.T) eventstore.Revision {
 	t.Helper()
@@ -30,10 +33,15 @@ func head(t *testing.T) eventstore.Revision {
 	return h.Last
 }
 
-// later is a service whose clock is ahead. What it would change stays undone: the tests' other keys could not be changed
+// later are the faults of a service whose clock is ahead, and which stores nothing: the other tests could change nothing
 // after a commit of the future.
-func later(d time.Duration) *commands.Service {
-	return newService(&faults{clock: func() time.Time { return time.Now().Add(d) }})
+func later(d time.Duration) *faults {
+	return &faults{
+		clock: func() time.Time { return time.Now().Add(d) },
+		append: func(func() (eventstore.Commit, error)) (eventstore.Commit, error) {
+			return eventstore.Commit{}, errors.New("a commit of the future")
+		},
+	}
 }
 
 // TestRefusedChanges: whatever is asked for against the rules is refused for its reason with a sentence that says what is
@@ -52,7 +60,7 @@ func TestRefusedChanges(t *testing.T) {
 			return errors.Join(err, err2)
 		},
 		"pending": func(ref domain.KeyRef) error {
-			_, err := s.ScheduleKeyDeletion(t.Context(), admin, ref, 0, none)
+			_, err := s.ScheduleKeyDeletion(t.Context(), admin, ref, 0, 0, none)
 			return err
 		},
 		"archived": func(ref domain.KeyRef) error {
@@ -103,10 +111,10 @@ func TestRefusedChanges(t *testing.T) {
 		"wait below 24 hours": {"enabled", wait(day - 1), domain.ReasonBadField, []string{"24 hours to 120 days"}, 0},
 		"wait over 120 days":  {"enabled", wait(120*day + 1), domain.ReasonBadField, []string{"24 hours to 120 days"}, 0},
 		"a key's wait below": {"enabled", func(ctx context.Context, s *commands.Service, ref domain.KeyRef) (eventstore.KeyState, error) {
-			return s.ScheduleKeyDeletion(ctx, admin, ref, day-1, none)
+			return keyOf(s.ScheduleKeyDeletion(ctx, admin, ref, day-1, 0, none))
 		}, domain.ReasonBadField, []string{"24 hours to 120 days"}, 0},
 		"a key's wait above": {"enabled", func(ctx context.Context, s *commands.Service, ref domain.KeyRef) (eventstore.KeyState, error) {
-			return s.ScheduleKeyDeletion(ctx, admin, ref, 121*day, none)
+			return keyOf(s.ScheduleKeyDeletion(ctx, admin, ref, 121*day, 0, none))
 		}, domain.ReasonBadField, []string{"24 hours to 120 days"}, 0},
 		"rotating a pending key": {"pending", func(ctx context.Context, s *commands.Service, ref domain.KeyRef) (eventstore.KeyState, error) {
 			return s.RotateKey(ctx, admin, ref, none)
@@ -167,7 +175,7 @@ func TestRefusedChanges(t *testing.T) {
 			}
 			service, records := s, f
 			if tt.after > 0 {
-				records = &faults{clock: func() time.Time { return time.Now().Add(tt.after) }}
+				records = later(tt.after)
 				service = newService(records)
 			}
 			before := head(t)
@@ -287,7 +295,7 @@ func TestCreateWithLimits(t *testing.T) {
 		t.Errorf("import_only: %+v, %v", waiting.Key, err)
 	}
 	// The key's own wait counts where none is named.
-	scheduled, err := s.ScheduleKeyDeletion(t.Context(), admin, domain.KeyRef{Name: k.Name}, 0, commands.Mutation{})
+	scheduled, err := s.ScheduleKeyDeletion(t.Context(), admin, domain.KeyRef{Name: k.Name}, 0, 0, commands.Mutation{})
 	if err != nil || !scheduled.Key.DeleteTime.Equal(scheduled.Key.UpdateTime.Add(2*day)) {
 		t.Errorf("scheduled %+v, %v", scheduled.Key, err)
 	}
@@ -374,7 +382,12 @@ func TestUsesByTheClock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, _ := newKey(t, s)
+	// Without a budget, no lease of the future is stored.
+	made, err := s.CreateKey(t.Context(), admin, commands.CreateKey{Parent: ring, KeyID: "other" + newID().String(), Purpose: domain.EncryptDecrypt, MaxUsesPerVersion: new(uint64(0))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := domain.KeyRef{Name: made.Key.Name}
 	if _, err := s.UpdateKey(t.Context(), admin, ref, domain.UpdateKey{ExpireTime: new(time.Now().Add(time.Hour))}, none); err != nil {
 		t.Fatal(err)
 	}
@@ -404,7 +417,7 @@ func TestUsesByTheClock(t *testing.T) {
 		check("BatchDecrypt", errors.Join(err, opened[0].Err), opening)
 	}
 	uses(s, "", "")
-	expired := later(2 * time.Hour)
+	expired := newService(later(2 * time.Hour))
 	uses(expired, domain.ReasonKeyExpired, "")
 	before := head(t)
 	_, err = expired.RotateKey(t.Context(), admin, ref, none)

@@ -169,7 +169,7 @@ func (m *memory) node(t *testing.T) *commands.Service {
 		}
 	})
 	return commands.New(commands.Config{
-		Location: "local", Keys: known, Events: m, Material: m, Activity: m, Token: m, Log: slog.New(slog.DiscardHandler),
+		Location: "local", Keys: known, Events: m, Material: m, Activity: m, Uses: &faults{}, Token: m, Log: slog.New(slog.DiscardHandler),
 	})
 }
 

@@ -71,11 +71,11 @@ func TestArchivedRing(t *testing.T) {
 	if err != nil || archived.Ring.State != domain.RingStateArchived {
 		t.Fatalf("archived: %+v, %v", archived, err)
 	}
-	again, err := s.ArchiveKeyRing(t.Context(), admin, name, commands.Mutation{Etag: commands.Etag(archived.Revision)})
+	again, err := s.ArchiveKeyRing(t.Context(), admin, name, commands.Mutation{Etag: commands.Etag(archived.Tip)})
 	if err != nil || again.Revision <= archived.Revision || !again.Ring.StateTime.Equal(archived.Ring.StateTime) {
 		t.Errorf("archived again: %+v, %v", again, err)
 	}
-	_, err = s.UnarchiveKeyRing(t.Context(), admin, name, commands.Mutation{Etag: commands.Etag(archived.Revision)})
+	_, err = s.UnarchiveKeyRing(t.Context(), admin, name, commands.Mutation{Etag: commands.Etag(archived.Tip)})
 	refused(t, err, domain.ReasonEtagMismatch)
 	_, err = s.CreateKey(t.Context(), admin, createIn(name))
 	refused(t, err, domain.ReasonRingArchived)
@@ -127,7 +127,7 @@ func TestDefaultRing(t *testing.T) {
 	if _, err := s.CreateKey(t.Context(), admin, createIn(name)); err != nil {
 		t.Fatal(err)
 	}
-	archived, err := s.ArchiveKeyRing(t.Context(), admin, name, commands.Mutation{Etag: commands.Etag(0)})
+	archived, err := s.ArchiveKeyRing(t.Context(), admin, name, commands.Mutation{Etag: commands.Etag(eventstore.Tip{})})
 	if err != nil || archived.Ring.State != domain.RingStateArchived {
 		t.Fatalf("archived: %+v, %v", archived, err)
 	}

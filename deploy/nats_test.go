@@ -144,7 +144,13 @@ func TestNATS(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 
-	if err := open(t, clientURL("init")).Provision(ctx, 3); err != nil {
+	operator := open(t, clientURL("init"))
+	err := operator.Provision(ctx, 3)
+	for errors.Is(err, eventstore.ErrUnavailable) && ctx.Err() == nil { // the nodes are still finding each other; init waits too
+		time.Sleep(200 * time.Millisecond)
+		err = operator.Provision(ctx, 3)
+	}
+	if err != nil {
 		t.Fatalf("init can't make the streams: %v", err)
 	}
 	node := open(t, clientURL("kms-1"))

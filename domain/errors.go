@@ -49,6 +49,7 @@ const (
 	ReasonVersionIsPrimary   Reason = "VERSION_IS_PRIMARY"
 	ReasonNotScheduled       Reason = "VERSION_NOT_SCHEDULED" // no destruction of the version is scheduled
 	ReasonVersionUsedUp      Reason = "VERSION_USED_UP"       // max_uses_per_version encryptions were made with it
+	ReasonKeyRecentlyUsed    Reason = "KEY_RECENTLY_USED"     // within the time for which its deletion was to require no use
 	ReasonNotImported        Reason = "VERSION_NOT_IMPORTED"  // its material was made by the service
 	ReasonMaterialInPlace    Reason = "MATERIAL_IN_PLACE"     // a version takes material only after its own was deleted
 	ReasonMaterialDiffers    Reason = "MATERIAL_DIFFERS"      // from the material that the version had before

@@ -180,7 +180,9 @@ func (MaterialErasureFailed) isEvent()          {}
 
 // Evolve returns k after e, which happened at. It never refuses: e already happened.
 func Evolve(k Key, at time.Time, e Event) Key {
-	k.UpdateTime = at
+	if _, lease := e.(UsesLeased); !lease { // a key that is used does not change for the people who change it
+		k.UpdateTime = at
+	}
 	switch e := e.(type) {
 	case KeyCreated:
 		state := KeyStateEnabled

@@ -155,7 +155,9 @@ func TestEvolve(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := tt.given
 			tt.then(&want)
-			want.UpdateTime = day1
+			if _, lease := tt.event.(UsesLeased); !lease {
+				want.UpdateTime = day1
+			}
 			if diff := cmp.Diff(want, Evolve(tt.given, day1, tt.event)); diff != "" {
 				t.Errorf("key (-want +got):\n%s", diff)
 			}

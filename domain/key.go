@@ -93,7 +93,7 @@ type Key struct {
 	NextDestroyTime time.Time
 
 	CreateTime  time.Time
-	UpdateTime  time.Time // of any change
+	UpdateTime  time.Time // of any change but leases of uses
 	StateTime   time.Time // of the last change of State
 	RotateTime  time.Time // of the last new primary; zero: never rotated
 	DeleteTime  time.Time // when a pending deletion is due; zero: none pending

@@ -51,6 +51,16 @@ type Commit struct {
 	StoredTime time.Time
 }
 
+// onlyLeases reports whether the commit does nothing but to let nodes make some of the uses that a key allows.
+func (c Commit) onlyLeases() bool {
+	for _, e := range c.Events {
+		if _, lease := e.(domain.UsesLeased); !lease {
+			return false
+		}
+	}
+	return len(c.Events) > 0
+}
+
 // SiteEvent is something that happened to the site.
 //
 //sumtype:decl

@@ -36,6 +36,7 @@ const (
 	codeSequenceNotFound          = jetstream.ErrorCode(10043) // to be deleted, and somebody else did it
 	codeInsufficientResources     = jetstream.ErrorCode(10023)
 	codeStorageExceeded           = jetstream.ErrorCode(10047)
+	codeNoPeers                   = jetstream.ErrorCode(10005) // no server has room for a replica, or is known to be up
 )
 
 // attempt is what one attempt to append came to.

@@ -11,8 +11,11 @@ import (
 type Tip struct {
 	Revision       Revision
 	CreateRevision Revision
-	Hash           [32]byte  // of the last commit; the next one's Prev
-	Time           time.Time // of the last commit; the next one's is not before it
+	// Edition is the newest commit that did more than lease uses. Etags are made of it: a key that is used does not change for
+	// the people who change it.
+	Edition Revision
+	Hash    [32]byte  // of the last commit; the next one's Prev
+	Time    time.Time // of the last commit; the next one's is not before it
 }
 
 // Last is the tip itself, for code that works on the states of all kinds of aggregates.
@@ -34,7 +37,10 @@ func (t Tip) next(name string, c Commit) (Tip, error) {
 	case t.Revision != 0 && name != c.Aggregate.Name:
 		return broken("it belongs to another aggregate than " + name)
 	}
-	next := Tip{Revision: c.Revision, CreateRevision: t.CreateRevision, Hash: c.Hash, Time: c.Time}
+	next := Tip{Revision: c.Revision, CreateRevision: t.CreateRevision, Edition: t.Edition, Hash: c.Hash, Time: c.Time}
+	if !c.onlyLeases() {
+		next.Edition = c.Revision
+	}
 	if t.Revision == 0 {
 		next.CreateRevision = c.Revision
 	}

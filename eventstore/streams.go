@@ -105,6 +105,9 @@ func (s *Store) createStream(ctx context.Context, want jetstream.StreamConfig) e
 			return nil
 		}
 		apiErr, ok := errors.AsType[*jetstream.APIError](err)
+		if ok && apiErr.ErrorCode == codeNoPeers { // a cluster that is coming up, or one that is too small: the caller's patience decides
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
 		if ok && apiErr.Code/100 != 5 || !sleep(ctx, 250*time.Millisecond) {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/keyledger/kms/commands"
@@ -136,15 +137,24 @@ func TestLatestUseInfo(t *testing.T) {
 		res.GetEntries()[2].GetLastRefusal() != nil || s.read.Operation != "GetLatestUseInfo" {
 		t.Errorf("answer = %v", res)
 	}
+}
 
-	// Scheduling a deletion tells of the last use, or that it is not known.
-	del, err := s.keyClient(t).ScheduleKeyDeletion(t.Context(), &kmsv1.ScheduleKeyDeletionRequest{Name: keyPath})
-	if err != nil || !del.GetLastUseTime().AsTime().Equal(day0) || len(del.GetWarnings()) != 1 {
+// TestScheduleKeyDeletion: what the request says goes through, and what is known of the last use comes back.
+func TestScheduleKeyDeletion(t *testing.T) {
+	s := serve(t)
+	s.deletion = commands.ScheduledDeletion{LastUse: commands.LastUse{Time: day0.Add(time.Hour), TrackedSince: day0}, Warnings: []string{"It was used."}}
+	del, err := s.keyClient(t).ScheduleKeyDeletion(t.Context(), &kmsv1.ScheduleKeyDeletionRequest{
+		Name: keyPath, Wait: durationpb.New(48 * time.Hour), RequireUnusedFor: durationpb.New(time.Hour),
+	})
+	if err != nil || del.GetKey().GetName() != keyPath || !del.GetLastUseTime().AsTime().Equal(day0.Add(time.Hour)) || !del.GetTrackedSinceTime().AsTime().Equal(day0) || len(del.GetWarnings()) != 1 {
 		t.Errorf("answer = %v %v", del, err)
 	}
-	s.usesErr = &domain.Error{Reason: domain.ReasonActivityAway}
-	del, err = s.keyClient(t).ScheduleKeyDeletion(t.Context(), &kmsv1.ScheduleKeyDeletionRequest{Name: keyPath})
-	if err != nil || del.GetLastUseTime() != nil || len(del.GetWarnings()) != 1 || del.GetKey() == nil {
-		t.Errorf("answer = %v %v", del, err)
+	if !slices.Equal(s.waits, []time.Duration{48 * time.Hour, time.Hour}) {
+		t.Errorf("waits = %v", s.waits)
+	}
+	s.deletion = commands.ScheduledDeletion{}
+	a := s.send(t, "POST", "/api/v1/"+keyPath+":scheduleDeletion", `{"require_unused_for":"86400s"}`)
+	if a.status != 200 || strings.Contains(a.body, "last_use_time") || s.waits[1] != 24*time.Hour {
+		t.Errorf("answer = %d %s, waits = %v", a.status, a.body, s.waits)
 	}
 }

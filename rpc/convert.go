@@ -134,7 +134,7 @@ func keyProto(state commands.KeyState, at time.Time) *kmsv1.Key {
 		DisplayName: k.DisplayName, Memo: k.Memo, Labels: k.Labels, Creator: k.Creator, Primary: int32(k.Primary),
 		CreateTime: timeProto(k.CreateTime), UpdateTime: timeProto(k.UpdateTime), StateTime: timeProto(k.StateTime),
 		RotateTime: timeProto(k.RotateTime), DeleteTime: timeProto(k.DeleteTime), DestroyTime: timeProto(k.DestroyTime),
-		Number: uint64(state.CreateRevision), Aliases: state.Aliases, Revision: uint64(max(state.Revision, state.AliasRevision)), Etag: commands.Etag(state.Revision),
+		Number: uint64(state.CreateRevision), Aliases: state.Aliases, Revision: uint64(max(state.Revision, state.AliasRevision)), Etag: commands.Etag(state.Tip),
 		RotationPeriod: durationProto(k.RotationPeriod), AutoRotation: k.AutoRotation, NextRotationTime: timeProto(k.NextRotationTime),
 		MaxUsesPerVersion: new(int64(k.MaxUsesPerVersion)), //nolint:gosec // the API takes no larger one
 		ExpireTime:        timeProto(k.ExpireTime), DestroyWait: durationProto(k.DestroyWait),
@@ -151,7 +151,8 @@ func versionProto(state commands.KeyState, v domain.KeyVersion) *kmsv1.KeyVersio
 		Usable: opens && v.State == domain.VersionStateEnabled, IsPrimary: v.Version == k.Primary,
 		Algorithm: algorithms.toProto(v.Algorithm), ProtectionLevel: protectionLevels.toProto(k.Protection), Origin: origins.toProto(v.Origin),
 		CreateTime: timeProto(v.CreateTime), StateTime: timeProto(v.StateTime), DeleteTime: timeProto(v.DeleteTime), DestroyTime: timeProto(v.DestroyTime),
-		Revision: uint64(state.Revision), Etag: commands.Etag(state.Revision),
+		Revision: uint64(state.Revision), Etag: commands.Etag(state.Tip),
+		UsesLeased: int64(v.UsesLeased), //nolint:gosec // budgets given in the API fit
 	}
 }
 

@@ -81,6 +81,7 @@ var answers = map[domain.Reason]answer{
 	domain.ReasonTooManyBindings:    {code: connect.CodeFailedPrecondition},
 	domain.ReasonNotScheduled:       {code: connect.CodeFailedPrecondition},
 	domain.ReasonVersionUsedUp:      {code: connect.CodeFailedPrecondition},
+	domain.ReasonKeyRecentlyUsed:    {code: connect.CodeFailedPrecondition},
 	domain.ReasonNotImported:        {code: connect.CodeFailedPrecondition},
 	domain.ReasonMaterialInPlace:    {code: connect.CodeFailedPrecondition},
 	domain.ReasonMaterialDiffers:    {code: connect.CodeInvalidArgument},

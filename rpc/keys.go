@@ -8,9 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
 	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
@@ -202,49 +199,13 @@ func (k *keyService) ScheduleKeyDeletion(ctx context.Context, r *kmsv1.ScheduleK
 	if err != nil {
 		return nil, err
 	}
-	if r.GetRequireUnusedFor() != nil {
-		return nil, unsupported("require_unused_for is not supported by this server yet; leave it out, and look at GetLatestUseInfo first")
-	}
-	state, err := k.s.cfg.Commands.ScheduleKeyDeletion(ctx, callerOf(ctx), ref, r.GetWait().AsDuration(), m)
+	d, err := k.s.cfg.Commands.ScheduleKeyDeletion(ctx, callerOf(ctx), ref, r.GetWait().AsDuration(), r.GetRequireUnusedFor().AsDuration(), m)
 	if err != nil {
 		return nil, err
 	}
-	out := &kmsv1.ScheduleKeyDeletionResponse{Key: keyProto(state, state.Time)}
-	k.addLastUse(ctx, out, state.Key.UID)
-	return out, nil
-}
-
-// lastUseTimeout bounds the look at the activity log: the deletion is scheduled already, and its answer must not wait
-// for long.
-const lastUseTimeout = 2 * time.Second
-
-// addLastUse tells when the key was last used, or that this can't be told now. It is advice: it fails nothing.
-func (k *keyService) addLastUse(ctx context.Context, out *kmsv1.ScheduleKeyDeletionResponse, key domain.UID) {
-	ctx, cancel := context.WithTimeout(ctx, lastUseTimeout)
-	defer cancel()
-	uses, err := k.s.cfg.Activity.LatestUse(ctx, key)
-	if err != nil {
-		out.Warnings = append(out.Warnings, "The activity log does not answer, so it is not known when the key was last used. Ask GetLatestUseInfo later, before the deletion is due.")
-		logIfOurs(ctx, k.s.cfg.Log, callFrom(ctx), err)
-		return
-	}
-	out.TrackedSinceTime = timeProto(uses.TrackedSince)
-	var last time.Time
-	for _, e := range uses.Entries {
-		if e.Success != nil && isUse(e.Operation) && e.Success.Time.After(last) {
-			last = e.Success.Time
-		}
-	}
-	if last.IsZero() {
-		return
-	}
-	out.LastUseTime = timestamppb.New(last)
-	out.Warnings = append(out.Warnings, fmt.Sprintf("The key was last used at %s. What it encrypted can't be decrypted once it is destroyed.", last.UTC().Format(time.RFC3339)))
-}
-
-// isUse reports whether the operation is one of CryptoService.
-func isUse(operation string) bool {
-	return kmsv1.File_kms_v1_crypto_service_proto.Services().Get(0).Methods().ByName(protoreflect.Name(operation)) != nil
+	return &kmsv1.ScheduleKeyDeletionResponse{
+		Key: keyProto(d.KeyState, d.Time), LastUseTime: timeProto(d.LastUse.Time), TrackedSinceTime: timeProto(d.LastUse.TrackedSince), Warnings: d.Warnings,
+	}, nil
 }
 
 func (k *keyService) CancelKeyDeletion(ctx context.Context, r *kmsv1.CancelKeyDeletionRequest) (*kmsv1.Key, error) {

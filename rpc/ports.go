@@ -19,7 +19,7 @@ type Commands interface {
 	DisableKey(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
 	EnableKeyVersion(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
 	DisableKeyVersion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, allowPrimary bool, m commands.Mutation) (commands.KeyState, error)
-	ScheduleKeyDeletion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, wait time.Duration, m commands.Mutation) (commands.KeyState, error)
+	ScheduleKeyDeletion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, wait, unusedFor time.Duration, m commands.Mutation) (commands.ScheduledDeletion, error)
 	CancelKeyDeletion(ctx context.Context, caller domain.Caller, ref domain.KeyRef, enable bool, m commands.Mutation) (commands.KeyState, error)
 	DeleteKey(ctx context.Context, caller domain.Caller, ref domain.KeyRef, skipWait bool, m commands.Mutation) (commands.KeyState, error)
 

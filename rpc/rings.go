@@ -121,6 +121,6 @@ func ringProto(state commands.RingState) *kmsv1.KeyRing {
 	r := state.Ring
 	return &kmsv1.KeyRing{
 		Name: r.Name.String(), State: ringStates.toProto(r.State), CreateTime: timeProto(r.CreateTime), Labels: r.Labels,
-		Revision: uint64(state.Revision), Etag: commands.Etag(state.Revision),
+		Revision: uint64(state.Revision), Etag: commands.Etag(state.Tip),
 	}
 }

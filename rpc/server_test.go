@@ -55,6 +55,8 @@ type site struct {
 	page     rpc.ActivityPage
 	uses     rpc.LatestUse
 	usesErr  error
+	waits    []time.Duration // of the last scheduled deletion: the wait, and how long unused
+	deletion commands.ScheduledDeletion
 }
 
 type refusal struct {
@@ -89,7 +91,7 @@ func keyState(name domain.KeyName, rev eventstore.Revision, at time.Time) events
 	}
 	k := domain.Fold(domain.Key{}, at, created, domain.KeyVersionAdded{Version: 1, MaterialID: domain.UID{9}, Algorithm: domain.AES256GCM, Origin: domain.Generated},
 		domain.PrimaryVersionSet{Version: 1})
-	return eventstore.KeyState{Key: k, Tip: eventstore.Tip{Revision: rev, CreateRevision: rev, Time: at}}
+	return eventstore.KeyState{Key: k, Tip: eventstore.Tip{Revision: rev, CreateRevision: rev, Edition: rev, Time: at}}
 }
 
 func (s *site) CreateKey(ctx context.Context, c domain.Caller, r commands.CreateKey) (eventstore.KeyState, error) {
@@ -115,8 +117,10 @@ func (s *site) UpdateKey(ctx context.Context, c domain.Caller, ref domain.KeyRef
 	return s.state(ref), err
 }
 
-func (s *site) ScheduleKeyDeletion(ctx context.Context, c domain.Caller, ref domain.KeyRef, _ time.Duration, _ commands.Mutation) (eventstore.KeyState, error) {
-	return s.state(ref), s.called(ctx, c)
+func (s *site) ScheduleKeyDeletion(ctx context.Context, c domain.Caller, ref domain.KeyRef, wait, unusedFor time.Duration, _ commands.Mutation) (commands.ScheduledDeletion, error) {
+	s.waits = []time.Duration{wait, unusedFor}
+	s.deletion.KeyState = s.state(ref)
+	return s.deletion, s.called(ctx, c)
 }
 
 func (s *site) DeleteKey(ctx context.Context, c domain.Caller, ref domain.KeyRef, _ bool, _ commands.Mutation) (eventstore.KeyState, error) {
@@ -242,7 +246,7 @@ func (s *site) UnarchiveKeyRing(ctx context.Context, c domain.Caller, name domai
 func ringState(name domain.RingName, rev eventstore.Revision, labels map[string]string) eventstore.RingState {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	return eventstore.RingState{
-		Ring: domain.FoldRing(domain.Ring{}, at, domain.KeyRingCreated{Name: name, Labels: labels, Creator: "admin"}), Tip: eventstore.Tip{Revision: rev, CreateRevision: rev, Time: at},
+		Ring: domain.FoldRing(domain.Ring{}, at, domain.KeyRingCreated{Name: name, Labels: labels, Creator: "admin"}), Tip: eventstore.Tip{Revision: rev, CreateRevision: rev, Edition: rev, Time: at},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
 	"github.com/keyledger/kms/eventstore"
 	"github.com/keyledger/kms/projections/activity"
@@ -88,6 +89,28 @@ func (r reader) LatestUse(ctx context.Context, key domain.UID) (rpc.LatestUse, e
 	out := rpc.LatestUse{TrackedSince: latest.TrackedSince, AsOf: latest.AsOfTime}
 	for _, e := range latest.Entries {
 		out.Entries = append(out.Entries, rpc.LatestUseEntry{Version: e.Version, Operation: e.Operation, Success: use(e.LastSuccess), Refusal: use(e.LastRefusal)})
+	}
+	return out, nil
+}
+
+// uses answers the questions of commands from the activity database.
+type uses struct{ log *activity.Log }
+
+// LastUse returns the last successful use of a key by any version.
+func (u uses) LastUse(ctx context.Context, key domain.UID, current bool) (commands.LastUse, error) {
+	ask := u.log.LatestUse
+	if current {
+		ask = u.log.CurrentLatestUse
+	}
+	latest, err := ask(ctx, key)
+	if err != nil {
+		return commands.LastUse{}, activityError(err)
+	}
+	out := commands.LastUse{TrackedSince: latest.TrackedSince}
+	for _, e := range latest.Entries {
+		if last := e.LastSuccess; last != nil && e.Category == domain.CategoryCrypto && last.Time.After(out.Time) {
+			out.Time, out.Operation, out.Principal = last.Time, e.Operation, last.Principal
+		}
 	}
 	return out, nil
 }

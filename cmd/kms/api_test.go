@@ -64,7 +64,7 @@ func mainJob(t *testing.T, c clients, id string) {
 	_, err = c.crypto.Encrypt(ctx, &kmsv1.EncryptRequest{Name: key.GetName(), Plaintext: []byte("secret")})
 	wantError(t, err, connect.CodeFailedPrecondition, "KEY_DISABLED")
 
-	want := []string{"Encrypt DENIED KEY_DISABLED", "DisableKey OK ", "Decrypt FAILED BAD_CIPHERTEXT", "Decrypt OK ", "RotateKey OK ", "Encrypt OK ", "CreateKey OK "}
+	want := []string{"Encrypt DENIED KEY_DISABLED", "DisableKey OK ", "Decrypt FAILED BAD_CIPHERTEXT", "Decrypt OK ", "RotateKey OK ", "LeaseUses OK ", "Encrypt OK ", "CreateKey OK "}
 	eventually(t, func() error {
 		var got []string
 		for _, r := range activityOf(t, c, &kmsv1.GetKeyActivityLogsRequest{Name: key.GetName()}) {

@@ -95,8 +95,11 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 	}
 	tuneMemory()
 	service := commands.New(commands.Config{
-		Location: c.Location, Keys: keys, Events: s.store, Material: s.store, Activity: s.store, Token: token{s.token}, Log: log,
+		Location: c.Location, Keys: keys, Events: s.store, Material: s.store, Activity: s.store, Uses: uses{activity.log}, Token: token{s.token}, Log: log,
 	})
+	if err := service.RegisterMetrics(otel.Meter("github.com/keyledger/kms/commands")); err != nil {
+		return err
+	}
 	group.Go(func() error { return service.RunDue(loops) })
 	group.Go(func() error { return activity.log.Run(loops) })
 

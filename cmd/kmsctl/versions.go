@@ -148,4 +148,5 @@ func describeVersion(r *rows, v *kmsv1.KeyVersion) {
 	r.field("destroyed", when(v.GetDestroyTime()))
 	r.field("revision", number(v.GetRevision()))
 	r.field("etag", v.GetEtag())
+	r.field("uses leased", number(v.GetUsesLeased()))
 }

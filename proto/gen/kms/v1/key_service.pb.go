@@ -1658,7 +1658,9 @@ type ScheduleKeyDeletionRequest struct {
 	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	// 24 hours to 120 days; the key's destroy_wait, or 72 hours, when left out.
 	Wait *durationpb.Duration `protobuf:"bytes,4,opt,name=wait,proto3" json:"wait,omitempty"`
-	// Refuses with KEY_IN_USE if the key was used within this time.
+	// Refuses with KEY_RECENTLY_USED if the key was used successfully within this time, and with ACTIVITY_UNAVAILABLE while
+	// that is not certain: the activity log must first have all that was recorded before this request came. A use in the very
+	// moment of the request may still slip in; disable the key first, and look at GetLatestUseInfo later, to be sure.
 	RequireUnusedFor *durationpb.Duration `protobuf:"bytes,5,opt,name=require_unused_for,json=requireUnusedFor,proto3" json:"require_unused_for,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1732,7 +1734,7 @@ func (x *ScheduleKeyDeletionRequest) GetRequireUnusedFor() *durationpb.Duration 
 type ScheduleKeyDeletionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	// The last successful use; absent if there was none since `tracked_since_time`.
+	// The last successful use of any version, as far as is known yet; absent if there was none since `tracked_since_time`.
 	LastUseTime      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_use_time,json=lastUseTime,proto3" json:"last_use_time,omitempty"`
 	TrackedSinceTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=tracked_since_time,json=trackedSinceTime,proto3" json:"tracked_since_time,omitempty"`
 	// Sentences for the person who asked.

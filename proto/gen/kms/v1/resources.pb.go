@@ -984,7 +984,8 @@ type Key struct {
 	RotationPeriod *durationpb.Duration `protobuf:"bytes,11,opt,name=rotation_period,json=rotationPeriod,proto3" json:"rotation_period,omitempty"`
 	// The service rotates the key by itself. Changed by EnableAutoRotation and DisableAutoRotation.
 	AutoRotation bool `protobuf:"varint,12,opt,name=auto_rotation,json=autoRotation,proto3" json:"auto_rotation,omitempty"`
-	// How many encryptions each version may make; 0 is any number. When left out at creation: 2^32 for AES-GCM.
+	// How many encryptions each version may make, on all nodes together; 0 is no limit. A version that is used up is followed by a
+	// new one if `auto_rotation` is on, else encrypting fails with VERSION_USED_UP. When left out at creation: 2^32 for AES-GCM.
 	MaxUsesPerVersion *int64 `protobuf:"varint,13,opt,name=max_uses_per_version,json=maxUsesPerVersion,proto3,oneof" json:"max_uses_per_version,omitempty"`
 	Convergent        bool   `protobuf:"varint,14,opt,name=convergent,proto3" json:"convergent,omitempty"`
 	// From then on the key decrypts only; it never expires when left out.
@@ -1298,9 +1299,12 @@ type KeyVersion struct {
 	// When a scheduled destruction is due.
 	DeleteTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=delete_time,json=deleteTime,proto3" json:"delete_time,omitempty"`
 	// When the version was destroyed.
-	DestroyTime   *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=destroy_time,json=destroyTime,proto3" json:"destroy_time,omitempty"`
-	Revision      uint64                 `protobuf:"varint,13,opt,name=revision,proto3" json:"revision,omitempty"`
-	Etag          string                 `protobuf:"bytes,14,opt,name=etag,proto3" json:"etag,omitempty"`
+	DestroyTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=destroy_time,json=destroyTime,proto3" json:"destroy_time,omitempty"`
+	Revision    uint64                 `protobuf:"varint,13,opt,name=revision,proto3" json:"revision,omitempty"`
+	Etag        string                 `protobuf:"bytes,14,opt,name=etag,proto3" json:"etag,omitempty"`
+	// How many encryptions nodes were allowed to make of the key's `max_uses_per_version`. Nodes take them in advance, some at
+	// a time, and lose what they did not make when they end. It changes `revision`, but not `etag` or the key's `update_time`.
+	UsesLeased    int64 `protobuf:"varint,20,opt,name=uses_leased,json=usesLeased,proto3" json:"uses_leased,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1431,6 +1435,13 @@ func (x *KeyVersion) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *KeyVersion) GetUsesLeased() int64 {
+	if x != nil {
+		return x.UsesLeased
+	}
+	return 0
 }
 
 // A key pair of the token that material is wrapped to for import.
@@ -2276,7 +2287,7 @@ const file_kms_v1_resources_proto_rawDesc = "" +
 	"\x1cPROTECTION_LEVEL_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bSOFTWARE\x10\x01\x12\a\n" +
 	"\x03HSM\x10\x02B\x17\n" +
-	"\x15_max_uses_per_version\"\xbd\x06\n" +
+	"\x15_max_uses_per_version\"\xde\x06\n" +
 	"\n" +
 	"KeyVersion\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -2297,7 +2308,9 @@ const file_kms_v1_resources_proto_rawDesc = "" +
 	"deleteTime\x12=\n" +
 	"\fdestroy_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vdestroyTime\x12\x1a\n" +
 	"\brevision\x18\r \x01(\x04R\brevision\x12\x12\n" +
-	"\x04etag\x18\x0e \x01(\tR\x04etag\"s\n" +
+	"\x04etag\x18\x0e \x01(\tR\x04etag\x12\x1f\n" +
+	"\vuses_leased\x18\x14 \x01(\x03R\n" +
+	"usesLeased\"s\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aENABLED\x10\x01\x12\f\n" +

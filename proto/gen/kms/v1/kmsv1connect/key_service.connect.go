@@ -157,7 +157,7 @@ type KeyServiceClient interface {
 	RotateKey(context.Context, *v1.RotateKeyRequest) (*v1.Key, error)
 	// Versions return to their own states.
 	EnableKey(context.Context, *v1.EnableKeyRequest) (*v1.Key, error)
-	// Once this is answered no result of the key leaves any node.
+	// Stops every use of the key. Other nodes follow within two seconds, if they hear from the event store.
 	DisableKey(context.Context, *v1.DisableKeyRequest) (*v1.Key, error)
 	// Answers one version, also when it is destroyed.
 	GetKeyVersion(context.Context, *v1.GetKeyVersionRequest) (*v1.KeyVersion, error)
@@ -799,7 +799,7 @@ type KeyServiceHandler interface {
 	RotateKey(context.Context, *v1.RotateKeyRequest) (*v1.Key, error)
 	// Versions return to their own states.
 	EnableKey(context.Context, *v1.EnableKeyRequest) (*v1.Key, error)
-	// Once this is answered no result of the key leaves any node.
+	// Stops every use of the key. Other nodes follow within two seconds, if they hear from the event store.
 	DisableKey(context.Context, *v1.DisableKeyRequest) (*v1.Key, error)
 	// Answers one version, also when it is destroyed.
 	GetKeyVersion(context.Context, *v1.GetKeyVersionRequest) (*v1.KeyVersion, error)
