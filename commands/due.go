@@ -30,6 +30,7 @@ const (
 	OperationExpireKey         = "ExpireKey"
 	OperationDestroyKeyVersion = "DestroyKeyVersion"
 	OperationEraseMaterial     = "EraseMaterial"
+	OperationLeaseUses         = "LeaseUses"
 )
 
 // RunDue does due work until ctx ends: it rotates, expires and destroys keys and versions whose time has come, and erases

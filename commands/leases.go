@@ -206,7 +206,7 @@ func (s *Service) leaseUses(ctx context.Context, key domain.Key, v domain.Versio
 		return 0, key, fmt.Errorf("making a request id: %w", err)
 	}
 	ref := domain.KeyRef{Name: key.Name, Version: v}
-	a := s.begin(domain.System(id), "LeaseUses", domain.CategoryManagement, ref)
+	a := s.begin(domain.System(id), OperationLeaseUses, domain.CategoryManagement, ref)
 	if err := s.authorize(&a, domain.PermissionEncrypt); err != nil {
 		return 0, key, err
 	}

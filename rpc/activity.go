@@ -241,7 +241,7 @@ func addressFilter(s string) (netip.Prefix, error) {
 // find nothing and be believed.
 func (s *Server) isOperation(name string) bool {
 	switch name {
-	case commands.OperationExpireKey, commands.OperationDestroyKeyVersion, commands.OperationEraseMaterial:
+	case commands.OperationExpireKey, commands.OperationDestroyKeyVersion, commands.OperationEraseMaterial, commands.OperationLeaseUses:
 		return true
 	}
 	for _, m := range s.methods {

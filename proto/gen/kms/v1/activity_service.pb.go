@@ -32,7 +32,7 @@ type GetKeyActivityLogsRequest struct {
 	// Exclusive; now when left out.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// Names of methods, like "Decrypt", and of what only the service itself does: ExpireKey, DestroyKeyVersion,
-	// EraseMaterial. None is all.
+	// EraseMaterial, LeaseUses. None is all.
 	Operations []string `protobuf:"bytes,4,rep,name=operations,proto3" json:"operations,omitempty"`
 	// None is all.
 	Outcomes  []ActivityLog_Outcome `protobuf:"varint,5,rep,packed,name=outcomes,proto3,enum=kms.v1.ActivityLog_Outcome" json:"outcomes,omitempty"`

@@ -1568,7 +1568,7 @@ type ActivityLog struct {
 	// 0 if no version was involved.
 	Version int32 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
 	// The method's name, like "Encrypt" or "RotateKey"; or what only the service itself does: "ExpireKey",
-	// "DestroyKeyVersion", "EraseMaterial".
+	// "DestroyKeyVersion", "EraseMaterial", "LeaseUses".
 	Operation string               `protobuf:"bytes,7,opt,name=operation,proto3" json:"operation,omitempty"`
 	Category  ActivityLog_Category `protobuf:"varint,8,opt,name=category,proto3,enum=kms.v1.ActivityLog_Category" json:"category,omitempty"`
 	Outcome   ActivityLog_Outcome  `protobuf:"varint,9,opt,name=outcome,proto3,enum=kms.v1.ActivityLog_Outcome" json:"outcome,omitempty"`
