@@ -21,7 +21,9 @@ func version(ref domain.KeyRef, v domain.Version) domain.KeyRef {
 }
 
 // keyOf is a key whose deletion was scheduled.
-func keyOf(d commands.ScheduledDeletion, err error) (eventstore.KeyState, error) { return d.KeyState, err }
+func keyOf(d commands.ScheduledDeletion, err error) (eventstore.KeyState, error) {
+	return d.KeyState, err
+}
 
 // head is the last sequence of the stream of events.
 func head(t *testing.T) eventstore.Revision {
