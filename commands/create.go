@@ -22,6 +22,8 @@ type CreateKey struct {
 	Labels      map[string]string
 	// SkipInitialVersion makes the key without material; RotateKey adds the first version.
 	SkipInitialVersion bool
+	// ImportOnly makes it without material too; only ImportKeyVersion adds versions.
+	ImportOnly bool `json:",omitempty"`
 }
 
 // CreateKey makes a key, and its first version unless that is skipped. An id that was ever used is refused with
@@ -44,12 +46,12 @@ func (s *Service) CreateKey(ctx context.Context, c domain.Caller, r CreateKey) (
 			if err != nil {
 				return nil, fmt.Errorf("making the key's uid: %w", err)
 			}
-			if r.SkipInitialVersion {
+			if r.SkipInitialVersion || r.ImportOnly {
 				material = domain.UID{}
 			}
 			create := domain.CreateKey{
 				UID: uid, Name: name, Purpose: r.Purpose, Algorithm: r.Algorithm, Protection: r.Protection,
-				DisplayName: r.DisplayName, Memo: r.Memo, Labels: r.Labels, Creator: c.Principal, MaterialID: material,
+				DisplayName: r.DisplayName, Memo: r.Memo, Labels: r.Labels, Creator: c.Principal, MaterialID: material, ImportOnly: r.ImportOnly,
 			}
 			_, err = rand.Read(create.LedgerTag[:])
 			return create, err

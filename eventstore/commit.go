@@ -38,10 +38,11 @@ type Commit struct {
 
 	// The events are of the kind of the aggregate: only one of these has any.
 
-	Events []domain.Event // of a key
-	Ring   []domain.RingEvent
-	Alias  []domain.AliasEvent
-	Site   []SiteEvent
+	Events    []domain.Event // of a key
+	Ring      []domain.RingEvent
+	Alias     []domain.AliasEvent
+	ImportJob []domain.ImportJobEvent
+	Site      []SiteEvent
 
 	// Set when read or appended.
 

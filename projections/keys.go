@@ -40,17 +40,19 @@ type Keys struct {
 
 	freshAt atomic.Int64 // Unix nanoseconds at which the projection was known to have everything
 
-	mu       sync.RWMutex // guards what follows
-	byName   map[string]*entry
-	byUID    map[domain.UID]*entry
-	rings    map[domain.RingName]*ring
-	recorded map[string]*ringEntry  // rings of which something is recorded, by name
-	aliases  map[string]*aliasEntry // by name
-	pending  map[*entry]struct{}    // deletion is scheduled
-	unerased map[*entry]struct{}    // destroyed, material not known to be erased
-	applied  eventstore.Revision
-	headTime time.Time
-	waiting  map[eventstore.Revision][]chan struct{}
+	mu         sync.RWMutex // guards what follows
+	byName     map[string]*entry
+	byUID      map[domain.UID]*entry
+	rings      map[domain.RingName]*ring
+	recorded   map[string]*ringEntry  // rings of which something is recorded, by name
+	aliases    map[string]*aliasEntry // by name
+	importJobs map[string]*jobEntry   // by name
+	openJobs   map[*jobEntry]struct{} // their private keys are not known to be erased
+	pending    map[*entry]struct{}    // deletion is scheduled
+	unerased   map[*entry]struct{}    // destroyed, material not known to be erased
+	applied    eventstore.Revision
+	headTime   time.Time
+	waiting    map[eventstore.Revision][]chan struct{}
 }
 
 // entry is one key.
@@ -97,6 +99,7 @@ func NewKeys(log *slog.Logger, onChange func(eventstore.KeyState, eventstore.Com
 		log: log, onChange: onChange,
 		byName: map[string]*entry{}, byUID: map[domain.UID]*entry{}, rings: map[domain.RingName]*ring{},
 		recorded: map[string]*ringEntry{}, aliases: map[string]*aliasEntry{},
+		importJobs: map[string]*jobEntry{}, openJobs: map[*jobEntry]struct{}{},
 		pending: map[*entry]struct{}{}, unerased: map[*entry]struct{}{}, waiting: map[eventstore.Revision][]chan struct{}{},
 	}
 }
@@ -149,6 +152,8 @@ func (k *Keys) applyTo(c eventstore.Commit) error {
 		return k.applyRing(c)
 	case eventstore.KindAlias:
 		return k.applyAlias(c)
+	case eventstore.KindImportJob:
+		return k.applyImportJob(c)
 	case eventstore.KindUnknown:
 	}
 	return fmt.Errorf("commit %d is of %s, which is of a kind that this version of the program does not know", c.Revision, c.Aggregate.Name)
@@ -180,7 +185,7 @@ func (k *Keys) applyKey(c eventstore.Commit) error {
 	}
 	e.requests.remember(c)
 	set(k.pending, e, state.Key.State == domain.KeyStatePendingDeletion)
-	set(k.unerased, e, state.Key.State == domain.KeyStateDestroyed && !erased(state.Key))
+	set(k.unerased, e, state.Key.Unerased > 0)
 	return nil
 }
 
@@ -190,15 +195,6 @@ func set(s map[*entry]struct{}, e *entry, in bool) {
 	} else {
 		delete(s, e)
 	}
-}
-
-func erased(k domain.Key) bool {
-	for v := range k.Versions.All() {
-		if v.Erasure != domain.Erased {
-			return false
-		}
-	}
-	return true
 }
 
 // watchHead notes when the projection was last known to be complete.
@@ -283,6 +279,9 @@ func (k *Keys) requestsOf(aggregate string) requests {
 	}
 	if a, ok := k.aliases[aggregate]; ok {
 		return a.requests
+	}
+	if j, ok := k.importJobs[aggregate]; ok {
+		return j.requests
 	}
 	return nil
 }
@@ -402,7 +401,7 @@ func (k *Keys) Due(at time.Time) []eventstore.KeyState {
 	return k.states(k.pending, func(s eventstore.KeyState) bool { return !s.Key.DeleteTime.After(at) })
 }
 
-// Unerased returns the destroyed keys whose material is not known to be erased.
+// Unerased returns the keys of which material that is to be erased is not known to be.
 func (k *Keys) Unerased() []eventstore.KeyState {
 	return k.states(k.unerased, func(eventstore.KeyState) bool { return true })
 }

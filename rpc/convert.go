@@ -54,10 +54,10 @@ func (e enum[P, D]) toProto(d D) P {
 var purposes = enum[kmsv1.Key_Purpose, domain.Purpose]{
 	kmsv1.Key_PURPOSE_UNSPECIFIED: "",
 	kmsv1.Key_ENCRYPT_DECRYPT:     domain.EncryptDecrypt,
-	kmsv1.Key_SIGN_VERIFY:         "",
+	kmsv1.Key_SIGN_VERIFY:         domain.SignVerify,
 	kmsv1.Key_ENCRYPT_SIGN:        "",
-	kmsv1.Key_ASYMMETRIC_DECRYPT:  "",
-	kmsv1.Key_MAC:                 "",
+	kmsv1.Key_ASYMMETRIC_DECRYPT:  domain.AsymmetricDecrypt,
+	kmsv1.Key_MAC:                 domain.MAC,
 	kmsv1.Key_RAW_ENCRYPT_DECRYPT: "",
 	kmsv1.Key_KEY_AGREEMENT:       "",
 	kmsv1.Key_KEY_ENCAPSULATION:   "",
@@ -67,7 +67,38 @@ var purposes = enum[kmsv1.Key_Purpose, domain.Purpose]{
 
 // algorithms lists those of the domain; all others of the API are refused.
 var algorithms = enum[kmsv1.Key_Algorithm, domain.Algorithm]{
-	kmsv1.Key_AES_256_GCM: domain.AES256GCM,
+	kmsv1.Key_AES_256_GCM:           domain.AES256GCM,
+	kmsv1.Key_HMAC_SHA256:           domain.HMACSHA256,
+	kmsv1.Key_HMAC_SHA384:           domain.HMACSHA384,
+	kmsv1.Key_HMAC_SHA512:           domain.HMACSHA512,
+	kmsv1.Key_EC_P256_SHA256:        domain.ECP256SHA256,
+	kmsv1.Key_EC_P384_SHA384:        domain.ECP384SHA384,
+	kmsv1.Key_EC_P521_SHA512:        domain.ECP521SHA512,
+	kmsv1.Key_EC_SECP256K1_SHA256:   domain.ECSecp256k1SHA256,
+	kmsv1.Key_RSA_2048_PSS_SHA256:   domain.RSA2048PSSSHA256,
+	kmsv1.Key_RSA_2048_PSS_SHA384:   domain.RSA2048PSSSHA384,
+	kmsv1.Key_RSA_2048_PSS_SHA512:   domain.RSA2048PSSSHA512,
+	kmsv1.Key_RSA_2048_PKCS1_SHA256: domain.RSA2048PKCS1SHA256,
+	kmsv1.Key_RSA_2048_PKCS1_SHA384: domain.RSA2048PKCS1SHA384,
+	kmsv1.Key_RSA_2048_PKCS1_SHA512: domain.RSA2048PKCS1SHA512,
+	kmsv1.Key_RSA_3072_PSS_SHA256:   domain.RSA3072PSSSHA256,
+	kmsv1.Key_RSA_3072_PSS_SHA384:   domain.RSA3072PSSSHA384,
+	kmsv1.Key_RSA_3072_PSS_SHA512:   domain.RSA3072PSSSHA512,
+	kmsv1.Key_RSA_3072_PKCS1_SHA256: domain.RSA3072PKCS1SHA256,
+	kmsv1.Key_RSA_3072_PKCS1_SHA384: domain.RSA3072PKCS1SHA384,
+	kmsv1.Key_RSA_3072_PKCS1_SHA512: domain.RSA3072PKCS1SHA512,
+	kmsv1.Key_RSA_4096_PSS_SHA256:   domain.RSA4096PSSSHA256,
+	kmsv1.Key_RSA_4096_PSS_SHA384:   domain.RSA4096PSSSHA384,
+	kmsv1.Key_RSA_4096_PSS_SHA512:   domain.RSA4096PSSSHA512,
+	kmsv1.Key_RSA_4096_PKCS1_SHA256: domain.RSA4096PKCS1SHA256,
+	kmsv1.Key_RSA_4096_PKCS1_SHA384: domain.RSA4096PKCS1SHA384,
+	kmsv1.Key_RSA_4096_PKCS1_SHA512: domain.RSA4096PKCS1SHA512,
+	kmsv1.Key_RSA_3072_OAEP_SHA256:  domain.RSA3072OAEPSHA256,
+	kmsv1.Key_RSA_3072_OAEP_SHA1:    domain.RSA3072OAEPSHA1,
+	kmsv1.Key_RSA_2048_OAEP_SHA256:  domain.RSA2048OAEPSHA256,
+	kmsv1.Key_RSA_2048_OAEP_SHA1:    domain.RSA2048OAEPSHA1,
+	kmsv1.Key_RSA_4096_OAEP_SHA256:  domain.RSA4096OAEPSHA256,
+	kmsv1.Key_RSA_4096_OAEP_SHA1:    domain.RSA4096OAEPSHA1,
 }
 
 var protectionLevels = enum[kmsv1.Key_ProtectionLevel, domain.ProtectionLevel]{
@@ -136,9 +167,8 @@ func keyProto(state commands.KeyState) *kmsv1.Key {
 		RotateTime: timeProto(k.RotateTime), DeleteTime: timeProto(k.DeleteTime), DestroyTime: timeProto(k.DestroyTime),
 		Number: uint64(state.CreateRevision), Aliases: state.Aliases, Revision: uint64(max(state.Revision, state.AliasRevision)), Etag: commands.Etag(state.Revision),
 	}
-	if first, ok := k.Versions.Get(1); ok {
-		out.Origin = origins.toProto(first.Origin)
-	}
+	out.Origin = origins.toProto(k.Origin())
+	out.ImportOnly = k.ImportOnly
 	return out
 }
 

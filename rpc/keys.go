@@ -31,7 +31,7 @@ func (k *keyService) CreateKey(ctx context.Context, r *kmsv1.CreateKeyRequest) (
 	}
 	create := commands.CreateKey{
 		Mutation: m, Parent: parent, KeyID: r.GetKeyId(), DisplayName: key.GetDisplayName(), Memo: key.GetMemo(), Labels: key.GetLabels(),
-		SkipInitialVersion: r.GetSkipInitialVersion(),
+		SkipInitialVersion: r.GetSkipInitialVersion(), ImportOnly: key.GetImportOnly(),
 	}
 	if create.Purpose, err = purposes.fromProto("key.purpose", key.GetPurpose()); err != nil {
 		return nil, err
@@ -66,7 +66,6 @@ func notYet(key *kmsv1.Key) error {
 		{"convergent", key.GetConvergent()},
 		{"expire_time", key.GetExpireTime() != nil},
 		{"destroy_wait", key.GetDestroyWait() != nil},
-		{"import_only", key.GetImportOnly()},
 		{"managed_by", key.GetManagedBy() != ""},
 		{"next_rotation_time", key.GetNextRotationTime() != nil},
 	} {

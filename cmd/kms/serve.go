@@ -98,6 +98,7 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 		Location: c.Location, Keys: keys, Events: s.store, Material: s.store, Activity: s.store, Token: token{s.token}, Log: log,
 	})
 	group.Go(func() error { return service.RunDue(loops) })
+	group.Go(func() error { return service.RunImportJobs(loops) })
 	group.Go(func() error { return activity.log.Run(loops) })
 
 	pageKey, err := s.token.Derive(ctx, "page tokens")
@@ -108,7 +109,8 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 	edge, err := rpc.New(rpc.Config{
 		Commands: service, Keys: keys, Activity: activity.reader, Authenticator: rpc.AdminKey(sha256.Sum256([]byte(key))),
 		ServerInfo: node.info, Location: c.Location, Lineage: s.store.Lineage(), PageTokenKey: pageKey,
-		Checks: node.checks(), Metrics: telemetry.metrics, Log: log,
+		AllowClearImport: c.AllowClearImport,
+		Checks:           node.checks(), Metrics: telemetry.metrics, Log: log,
 		TracerProvider: telemetry.tracer, MeterProvider: otel.GetMeterProvider(),
 	})
 	if err != nil {
@@ -235,6 +237,8 @@ func evictor(t interface {
 			case domain.KeyDisabled, domain.KeyDeletionScheduled, domain.KeyDestroyed:
 				t.Evict(state.Key.UID, 0)
 			case domain.KeyVersionDisabled:
+				t.Evict(state.Key.UID, e.Version)
+			case domain.KeyMaterialDeleted:
 				t.Evict(state.Key.UID, e.Version)
 			}
 		}

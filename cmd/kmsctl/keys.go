@@ -27,6 +27,8 @@ type keysCmd struct {
 	Alias            aliasCmd            `cmd:"" help:"Give a key other names, and take them away."`
 	Update           updateKeyCmd        `cmd:"" help:"Change what describes a key."`
 	Rotate           rotateKeyCmd        `cmd:"" help:"Add a version, which new ciphertexts are made with."`
+	Import           importKeyCmd        `cmd:"" help:"Give a key material from a file, wrapped on this machine."`
+	PublicKey        publicKeyCmd        `cmd:"" help:"Write the public key of a version, or of the primary one."`
 	Enable           enableKeyCmd        `cmd:"" help:"Let a disabled key be used again."`
 	Disable          disableKeyCmd       `cmd:"" help:"Stop every use of a key, until it is enabled."`
 	ScheduleDeletion scheduleDeletionCmd `cmd:"" help:"Stop every use of a key, and destroy it after a wait."`
@@ -115,6 +117,7 @@ type createKeyCmd struct {
 	Memo               string            `placeholder:"TEXT" help:"A note."`
 	Label              map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"A label; may be given again."`
 	SkipInitialVersion bool              `help:"Make the key without a version; rotate makes the first."`
+	ImportOnly         bool              `help:"Make the key wait for material to be imported, and take no other."`
 }
 
 func (c *createKeyCmd) Run(ctx context.Context, s *session) error {
@@ -128,7 +131,7 @@ func (c *createKeyCmd) Run(ctx context.Context, s *session) error {
 			Key: &kmsv1.Key{
 				Purpose: kmsv1.Key_Purpose(c.Purpose), Algorithm: kmsv1.Key_Algorithm(c.Algorithm),
 				ProtectionLevel: kmsv1.Key_ProtectionLevel(c.ProtectionLevel),
-				DisplayName:     c.DisplayName, Memo: c.Memo, Labels: c.Label,
+				DisplayName:     c.DisplayName, Memo: c.Memo, Labels: c.Label, ImportOnly: c.ImportOnly,
 			},
 		})
 	})

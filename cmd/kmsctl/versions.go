@@ -8,10 +8,11 @@ import (
 )
 
 type versionsCmd struct {
-	List    listVersionsCmd   `cmd:"" help:"List the versions of a key."`
-	Get     getVersionCmd     `cmd:"" help:"Show a version."`
-	Enable  enableVersionCmd  `cmd:"" help:"Let a disabled version be used again."`
-	Disable disableVersionCmd `cmd:"" help:"Stop every use of a version, until it is enabled."`
+	List           listVersionsCmd   `cmd:"" help:"List the versions of a key."`
+	Get            getVersionCmd     `cmd:"" help:"Show a version."`
+	Enable         enableVersionCmd  `cmd:"" help:"Let a disabled version be used again."`
+	Disable        disableVersionCmd `cmd:"" help:"Stop every use of a version, until it is enabled."`
+	DeleteMaterial deleteMaterialCmd `cmd:"" help:"Erase the material of an imported version, until it is imported again."`
 }
 
 // versionArg names a version: KEY N, or a name that ends in /versions/N.
@@ -126,6 +127,10 @@ func (s *session) version(arg versionArg, f formatFlags, do func(*client, string
 	if err != nil {
 		return err
 	}
+	return s.printVersion(f, v)
+}
+
+func (s *session) printVersion(f formatFlags, v *kmsv1.KeyVersion) error {
 	return s.print(f, v, func(r *rows) {
 		r.field("name", v.GetName())
 		r.field("state", v.GetState().String())
