@@ -55,6 +55,10 @@ type site struct {
 	page     rpc.ActivityPage
 	uses     rpc.LatestUse
 	usesErr  error
+
+	createJob commands.CreateImportJob
+	imported  commands.ImportKeyVersion
+	public    commands.PublicKey
 }
 
 type refusal struct {
