@@ -51,7 +51,7 @@ func TestRESTRefusals(t *testing.T) {
 		"bad name in the path":     {"GET", "/api/v1/projects/p.q/locations/local/keyRings/r/keys/k", "", nil, 400, "INVALID_ARGUMENT", "BAD_NAME", "name must be projects/", "GetKey"},
 		"other location":           {"GET", strings.Replace(key, "/local/", "/mars/", 1), "", nil, 400, "INVALID_ARGUMENT", "WRONG_LOCATION", "this server serves local", "GetKey"},
 		"feature to come":          {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"ENCRYPT_DECRYPT","rotation_period":"86400s"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "key.rotation_period", "CreateKey"},
-		"purpose to come":          {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"WRAP"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "SIGN_VERIFY", "CreateKey"},
+		"purpose to come":          {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"WRAP"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "WRAP", "CreateKey"},
 		"algorithm to come":        {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"ENCRYPT_DECRYPT","algorithm":"ED25519"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "ED25519", "CreateKey"},
 		"software level":           {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"ENCRYPT_DECRYPT","protection_level":"SOFTWARE"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "SOFTWARE", "CreateKey"},
 		"mask beyond":              {"PATCH", key + "?update_mask=state", `{"memo":"x"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "display_name, memo and labels", "UpdateKey"},
