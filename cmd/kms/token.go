@@ -59,7 +59,7 @@ func tokenError(err error) error {
 	case errors.Is(err, hsm.ErrUnavailable), errors.Is(err, hsm.ErrClosed):
 		return errors.Join(&domain.Error{Reason: domain.ReasonTokenUnavailable, Message: "the HSM does not answer; try again"}, err)
 	case errors.Is(err, hsm.ErrUnsupported):
-		return errors.Join(&domain.Error{Reason: domain.ReasonUnsupported, Message: "the HSM of this server can't do this; see GetServerInfo for what it can"}, err)
+		return errors.Join(&domain.Error{Reason: domain.ReasonUnsupported, Message: "the HSM of this server can't do this (" + err.Error() + "); see GetServerInfo for what it can"}, err)
 	case errors.Is(err, hsm.ErrBlob), errors.Is(err, eventstore.ErrMaterialMissing):
 		return errors.Join(&domain.Error{
 			Reason: domain.ReasonMaterialMissing, Message: "the key's material is missing from the store or damaged; an operator must restore it from a backup",
