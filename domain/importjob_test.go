@@ -25,21 +25,19 @@ var (
 	usedA        = ImportJobUsed{Digest: blobA, KeyUID: UID{1}}
 )
 
-// standing is where an import job stands for the table below. One is over from its expire time on, recorded or not.
-type standing string
-
+// Where an import job stands for the table below. One is over from its expire time on, recorded or not.
 const (
-	noJob       standing = "absent"
-	fresh       standing = "fresh"
-	used        standing = "used by A"
-	done        standing = "A imported"
-	overdue     standing = "expired by the clock"
-	expired     standing = "expired"
-	canceled    standing = "canceled"
-	erasedAfter standing = "canceled and erased"
+	noJob       = "absent"
+	fresh       = "fresh"
+	used        = "used by A"
+	done        = "A imported"
+	overdue     = "expired by the clock"
+	expired     = "expired"
+	canceled    = "canceled"
+	erasedAfter = "canceled and erased"
 )
 
-func (s standing) job() (ImportJob, time.Time) {
+func jobIn(s string) (ImportJob, time.Time) {
 	at := day0.Add(time.Hour)
 	over := jobMade.ExpireTime
 	switch s {
@@ -60,7 +58,7 @@ func (s standing) job() (ImportJob, time.Time) {
 	case erasedAfter:
 		return FoldImportJob(ImportJob{}, day0, jobMade, ImportJobCanceled{}, ImportJobKeyErased{}), at
 	}
-	panic("no job is " + string(s))
+	panic("no job is " + s)
 }
 
 type jobAnswer struct {
@@ -74,9 +72,9 @@ func refusal(r Reason) jobAnswer { return jobAnswer{reason: r} }
 
 // TestDecideImportJob has an answer for every command in every standing of a job.
 func TestDecideImportJob(t *testing.T) {
-	all := []standing{noJob, fresh, used, done, overdue, expired, canceled, erasedAfter}
+	all := []string{noJob, fresh, used, done, overdue, expired, canceled, erasedAfter}
 	nothing := answers()
-	over := func(use map[standing]jobAnswer) map[standing]jobAnswer {
+	over := func(use map[string]jobAnswer) map[string]jobAnswer {
 		use[noJob] = refusal(ReasonImportJobNotFound)
 		use[overdue], use[expired] = refusal(ReasonImportJobExpired), refusal(ReasonImportJobExpired)
 		use[canceled], use[erasedAfter] = refusal(ReasonImportJobCanceled), refusal(ReasonImportJobCanceled)
@@ -90,32 +88,32 @@ func TestDecideImportJob(t *testing.T) {
 	another.Digest = blobB
 	for _, row := range []struct {
 		command ImportJobCommand
-		answers map[standing]jobAnswer
+		answers map[string]jobAnswer
 	}{
-		{createJob, map[standing]jobAnswer{
+		{createJob, map[string]jobAnswer{
 			noJob: answers(jobMade), fresh: refusal(ReasonImportJobExists), used: refusal(ReasonImportJobExists), done: refusal(ReasonImportJobExists),
 			overdue: refusal(ReasonImportJobExists), expired: refusal(ReasonImportJobExists), canceled: refusal(ReasonImportJobExists), erasedAfter: refusal(ReasonImportJobExists),
 		}},
-		{useA, over(map[standing]jobAnswer{fresh: answers(usedA), used: nothing, done: refusal(ReasonWrappedKeyUsed)})},
-		{otherKey, over(map[standing]jobAnswer{
+		{useA, over(map[string]jobAnswer{fresh: answers(usedA), used: nothing, done: refusal(ReasonWrappedKeyUsed)})},
+		{otherKey, over(map[string]jobAnswer{
 			fresh: answers(ImportJobUsed{Digest: blobA, KeyUID: UID{2}}), used: refusal(ReasonWrappedKeyUsed), done: refusal(ReasonWrappedKeyUsed),
 		})},
-		{otherVersion, over(map[standing]jobAnswer{
+		{otherVersion, over(map[string]jobAnswer{
 			fresh: answers(ImportJobUsed{Digest: blobA, KeyUID: UID{1}, Version: 3}), used: refusal(ReasonWrappedKeyUsed), done: refusal(ReasonWrappedKeyUsed),
 		})},
-		{another, over(map[standing]jobAnswer{fresh: answers(again), used: answers(again), done: answers(again)})},
-		{CompleteImport{Digest: blobA}, map[standing]jobAnswer{ // also when the job is over: the import was before that
+		{another, over(map[string]jobAnswer{fresh: answers(again), used: answers(again), done: answers(again)})},
+		{CompleteImport{Digest: blobA}, map[string]jobAnswer{ // also when the job is over: the import was before that
 			noJob: nothing, fresh: nothing, used: answers(ImportCompleted{Digest: blobA}), done: nothing, overdue: answers(ImportCompleted{Digest: blobA}),
 			expired: answers(ImportCompleted{Digest: blobA}), canceled: answers(ImportCompleted{Digest: blobA}), erasedAfter: nothing,
 		}},
-		{CancelImport{Name: jobName}, map[standing]jobAnswer{
+		{CancelImport{Name: jobName}, map[string]jobAnswer{
 			noJob: refusal(ReasonImportJobNotFound), fresh: answers(ImportJobCanceled{}), used: answers(ImportJobCanceled{}), done: answers(ImportJobCanceled{}),
 			overdue: refusal(ReasonImportJobExpired), expired: refusal(ReasonImportJobExpired), canceled: nothing, erasedAfter: nothing,
 		}},
-		{ExpireImportJob{}, map[standing]jobAnswer{
+		{ExpireImportJob{}, map[string]jobAnswer{
 			noJob: nothing, fresh: nothing, used: nothing, done: nothing, overdue: answers(ImportJobExpired{}), expired: nothing, canceled: nothing, erasedAfter: nothing,
 		}},
-		{RecordJobErasure{}, map[standing]jobAnswer{
+		{RecordJobErasure{}, map[string]jobAnswer{
 			noJob: nothing, fresh: nothing, used: nothing, done: nothing, overdue: nothing,
 			expired: answers(ImportJobKeyErased{}), canceled: answers(ImportJobKeyErased{}), erasedAfter: nothing,
 		}},
@@ -126,7 +124,7 @@ func TestDecideImportJob(t *testing.T) {
 				t.Errorf("%T has no answer for a job that is %s", row.command, s)
 				continue
 			}
-			job, at := s.job()
+			job, at := jobIn(s)
 			events, err := DecideImportJob(job, at, row.command)
 			var reason Reason
 			if refused, ok := errors.AsType[*Error](err); ok {
@@ -146,8 +144,8 @@ func TestDecideImportJob(t *testing.T) {
 
 // TestImportJobDue: there is something to do for a job that is over until its key is erased, and never before.
 func TestImportJobDue(t *testing.T) {
-	for s, want := range map[standing]bool{noJob: false, fresh: false, used: false, done: false, overdue: true, expired: true, canceled: true, erasedAfter: false} {
-		if job, at := s.job(); job.Due(at) != want {
+	for s, want := range map[string]bool{noJob: false, fresh: false, used: false, done: false, overdue: true, expired: true, canceled: true, erasedAfter: false} {
+		if job, at := jobIn(s); job.Due(at) != want {
 			t.Errorf("due when %s: %v", s, !want)
 		}
 	}
@@ -155,7 +153,7 @@ func TestImportJobDue(t *testing.T) {
 
 // TestImportJobIsAValue: a job that somebody reads does not change when events follow.
 func TestImportJobIsAValue(t *testing.T) {
-	before, at := used.job()
+	before, at := jobIn(used)
 	kept := before
 	kept.Uses = append([]ImportUse(nil), before.Uses...)
 	one := FoldImportJob(before, at, ImportCompleted{Digest: blobA}, ImportJobUsed{Digest: blobB, KeyUID: UID{2}})
@@ -166,7 +164,7 @@ func TestImportJobIsAValue(t *testing.T) {
 }
 
 func TestImportJobIsBounded(t *testing.T) {
-	job, at := fresh.job()
+	job, at := jobIn(fresh)
 	for i := range MaxImports {
 		job = EvolveImportJob(job, at, ImportJobUsed{Digest: [32]byte{byte(i), byte(i >> 8)}, KeyUID: UID{1}})
 	}
@@ -195,7 +193,7 @@ func TestParseImportJobName(t *testing.T) {
 
 // TestOffers: every algorithm is of one purpose, is the default of at most one, and is taken with no other.
 func TestOffers(t *testing.T) {
-	purposes := map[Algorithm]Purpose{}
+	purposes := map[Algorithm]Purpose{} //nolint:exhaustive // it is filled below
 	for _, o := range Offers() {
 		if DefaultAlgorithm(o.Purpose) != o.Algorithms[0] {
 			t.Errorf("default of %s: %s", o.Purpose, DefaultAlgorithm(o.Purpose))

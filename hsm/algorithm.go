@@ -100,7 +100,7 @@ var (
 
 // sessionKey is the template of a session object that may do what is listed, and nothing else, by the mechanisms that are
 // listed.
-func sessionKey(class, keyType uint, extractable bool, may []uint, with []uint, rest ...*pkcs11.Attribute) []*pkcs11.Attribute {
+func sessionKey(class, keyType uint, extractable bool, may, with []uint, rest ...*pkcs11.Attribute) []*pkcs11.Attribute {
 	out := append([]*pkcs11.Attribute{
 		attr(pkcs11.CKA_CLASS, class), attr(pkcs11.CKA_KEY_TYPE, keyType),
 		attr(pkcs11.CKA_TOKEN, false), attr(pkcs11.CKA_PRIVATE, false),
@@ -148,7 +148,7 @@ var (
 	oaepSHA256 = &mode{may: pkcs11.CKA_DECRYPT, with: []uint{pkcs11.CKM_RSA_PKCS_OAEP, pkcs11.CKM_RSA_X_509}, try: tryOAEP(crypto.SHA256)}
 	importing  = &mode{may: pkcs11.CKA_DECRYPT, with: []uint{pkcs11.CKM_RSA_PKCS_OAEP, pkcs11.CKM_RSA_X_509}, try: tryOAEP(crypto.SHA256)}
 	pkcs1      = &mode{may: pkcs11.CKA_SIGN, with: []uint{pkcs11.CKM_RSA_PKCS}, try: tryPKCS1}
-	pss        = map[crypto.Hash]*mode{
+	pss        = map[crypto.Hash]*mode{ //nolint:exhaustive // those that are offered
 		crypto.SHA256: {may: pkcs11.CKA_SIGN, with: []uint{pkcs11.CKM_RSA_PKCS_PSS}, try: tryPSS(crypto.SHA256)},
 		crypto.SHA384: {may: pkcs11.CKA_SIGN, with: []uint{pkcs11.CKM_RSA_PKCS_PSS}, try: tryPSS(crypto.SHA384)},
 		crypto.SHA512: {may: pkcs11.CKA_SIGN, with: []uint{pkcs11.CKM_RSA_PKCS_PSS}, try: tryPSS(crypto.SHA512)},

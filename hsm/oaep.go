@@ -111,7 +111,7 @@ func mgf1(from, to []byte) {
 	copy(in, from)
 	defer clear(in)
 	for i := 0; i*hLen < len(to); i++ {
-		binary.BigEndian.PutUint32(in[len(from):], uint32(i)) //nolint:gosec // at most 16
+		binary.BigEndian.PutUint32(in[len(from):], uint32(i))
 		mask := sha256.Sum256(in)
 		part := to[i*hLen : min((i+1)*hLen, len(to))]
 		subtle.XORBytes(part, part, mask[:])

@@ -90,7 +90,7 @@ func (c *conn) makesRSA(bits int) error {
 	if err != nil {
 		return failed("C_GetMechanismInfo", err)
 	}
-	if uint(bits) < info.MinKeySize || uint(bits) > info.MaxKeySize { //nolint:gosec // bits is one of three numbers
+	if uint(bits) < info.MinKeySize || uint(bits) > info.MaxKeySize {
 		return fmt.Errorf("its RSA keys have %d to %d bits", info.MinKeySize, info.MaxKeySize)
 	}
 	return nil
@@ -229,7 +229,7 @@ func signPKCS1(raw *pkcs11.Ctx, s pkcs11.SessionHandle, key pkcs11.ObjectHandle,
 }
 
 // pssMechanisms are those of PSS with each hash, MGF1 with the same, and a salt of its length.
-var pssMechanisms = map[crypto.Hash][2]uint{
+var pssMechanisms = map[crypto.Hash][2]uint{ //nolint:exhaustive // those that are offered
 	crypto.SHA256: {pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256},
 	crypto.SHA384: {pkcs11.CKM_SHA384, pkcs11.CKG_MGF1_SHA384},
 	crypto.SHA512: {pkcs11.CKM_SHA512, pkcs11.CKG_MGF1_SHA512},
@@ -245,7 +245,7 @@ func tryPSS(h crypto.Hash) func(*conn, pkcs11.SessionHandle, pkcs11.ObjectHandle
 		hash.Write([]byte(fingerprintText))
 		digest, m := hash.Sum(nil), pssMechanisms[h]
 		signature, err := sign(c.raw, s, key, []*pkcs11.Mechanism{
-			pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_PSS, pkcs11.NewPSSParams(m[0], m[1], uint(h.Size()))), //nolint:gosec // a hash's size
+			pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_PSS, pkcs11.NewPSSParams(m[0], m[1], uint(h.Size()))),
 		}, digest)
 		if err != nil {
 			return err

@@ -61,7 +61,7 @@ var jwkCurves = map[string]string{"1.2.840.10045.3.1.7": "P-256", "1.3.132.0.34"
 
 // jwkAlgorithm is the name of RFC 7518 sections 3.1 and 4.1, or of RFC 8812 section 3.2, for an algorithm.
 func jwkAlgorithm(a domain.Algorithm) (name string, ok bool) {
-	if name, ok := map[domain.Algorithm]string{
+	if name, ok := map[domain.Algorithm]string{ //nolint:exhaustive // those of RSA follow
 		domain.ECP256SHA256: "ES256", domain.ECP384SHA384: "ES384", domain.ECP521SHA512: "ES512", domain.ECSecp256k1SHA256: "ES256K",
 	}[a]; ok {
 		return name, true
