@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -134,6 +135,33 @@ func TestImport(t *testing.T) {
 	opened, err := s.Decrypt(t.Context(), admin, commands.DecryptRequest{Ciphertext: sealed.Ciphertext})
 	if err != nil || string(opened.Plaintext) != "hello" {
 		t.Errorf("opened %q, %v", opened.Plaintext, err)
+	}
+}
+
+// TestImportInTheClear: its origin says so, and it needs a permission of its own.
+func TestImportInTheClear(t *testing.T) {
+	s := newService(&faults{})
+	ref, _ := newKey(t, s)
+	material := random(32)
+	state, v, err := s.ImportKeyVersion(t.Context(), admin, commands.ImportKeyVersion{Ref: ref, KeyMaterial: material, MakePrimary: true})
+	kv, _ := state.Key.Versions.Get(2)
+	if err != nil || v != 2 || state.Key.Primary != 2 || kv.Origin != domain.ImportedClear || kv.ImportJob != "" {
+		t.Fatalf("imported version %d, %+v, %v", v, kv, err)
+	}
+	all := commits(t, ref)
+	if last := all[len(all)-1]; last.Operation != "ImportKeyVersion" || last.Version != 2 {
+		t.Errorf("the commit is %s of version %d", last.Operation, last.Version)
+	}
+	_, _, err = s.ImportKeyVersion(t.Context(), admin, commands.ImportKeyVersion{Ref: ref, KeyMaterial: material})
+	refused(t, err, domain.ReasonMaterialKnown)
+	first := ref
+	first.Version = 1
+	_, err = s.DeleteKeyMaterial(t.Context(), admin, first, commands.Mutation{})
+	refused(t, err, domain.ReasonNotImported)
+	_, _, err = s.ImportKeyVersion(t.Context(), nobody, commands.ImportKeyVersion{Ref: ref, KeyMaterial: material})
+	refused(t, err, domain.ReasonPermissionDenied)
+	if !strings.Contains(err.Error(), string(domain.PermissionVersionsImportClear)) {
+		t.Errorf("refused for lack of another permission: %v", err)
 	}
 }
 

@@ -86,14 +86,33 @@ func use(t *testing.T, b domain.Binding, public []byte) {
 		}
 		return
 	}
-	// A key in the cache is used the way that its row says.
 	err = shared.do(t.Context(), opUnwrap, func(ctx context.Context, c *conn, until time.Time) error {
+		p, err := c.ownPair(ctx, until, testRoot)
+		if err != nil {
+			return err
+		}
 		key, err := shared.unwrap(ctx, c, until, alg, b)
 		if err != nil {
 			return err
 		}
 		defer c.destroy(key)
-		return c.with(ctx, until, func(s pkcs11.SessionHandle) error { return alg.mode.try(c, s, key, alg, public) })
+		return c.with(ctx, until, func(s pkcs11.SessionHandle) error {
+			if err := alg.mode.try(c, s, key, alg, public); err != nil {
+				return err
+			}
+			if _, err := c.raw.WrapKey(s, wrapPad, p.kek, key); err == nil {
+				t.Error("a key in use can be wrapped")
+			}
+			if err := c.raw.SetAttributeValue(s, key, []*pkcs11.Attribute{attr(pkcs11.CKA_DERIVE, true)}); err == nil {
+				t.Error("a key in use can be given more uses")
+			}
+			if alg.curve != nil {
+				if _, err := c.timesBase(s, alg.curve, key); err == nil {
+					t.Error("a key that signs derives")
+				}
+			}
+			return nil
+		})
 	})
 	if err != nil {
 		t.Errorf("using a key with %s: %v", b.Algorithm, err)
