@@ -56,8 +56,10 @@ func TestUnerasedMaterial(t *testing.T) {
 	key := eventstore.KeyAggregate(name)
 	var h history
 	for _, e := range []domain.Event{
-		domain.KeyCreated{UID: domain.UID{1}, Name: name}, domain.KeyVersionAdded{Version: 1, MaterialID: domain.UID{2}, Origin: domain.Imported},
-		domain.KeyVersionAdded{Version: 2, MaterialID: domain.UID{3}, Origin: domain.Imported}, domain.KeyMaterialDeleted{Version: 2},
+		domain.KeyCreated{UID: domain.UID{1}, Name: name},
+		domain.KeyVersionAdded{Version: 1, MaterialID: domain.UID{2}, Origin: domain.Imported},
+		domain.KeyVersionAdded{Version: 2, MaterialID: domain.UID{3}, Origin: domain.Imported},
+		domain.KeyMaterialDeleted{Version: 2},
 	} {
 		h.add(key, e)
 	}
