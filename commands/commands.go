@@ -41,6 +41,10 @@ type Keys interface {
 	AliasesAt(key domain.UID, rev eventstore.Revision) (aliases []string, changed eventstore.Revision)
 	// Ring returns what is recorded of the key ring with this name; the zero state if nothing is.
 	Ring(name domain.RingName) eventstore.RingState
+	// ImportJob returns the import job with this name; the zero state if it was never made.
+	ImportJob(name domain.ImportJobName) eventstore.ImportJobState
+	// DueImportJobs returns the import jobs whose end is to be recorded at that time, or whose private key is to be erased.
+	DueImportJobs(at time.Time) []eventstore.ImportJobState
 	// Request returns the revision of the commit that carried out this principal's request on the aggregate, and the
 	// request's hash.
 	Request(aggregate, principal string, requestID domain.UID) (rev eventstore.Revision, hash [32]byte, ok bool)
@@ -87,6 +91,10 @@ type Activity interface {
 type Token interface {
 	// Generate makes a key in the token and returns it wrapped.
 	Generate(ctx context.Context, b domain.Binding) (domain.WrappedKey, error)
+	// Import unwraps material that was wrapped for an import job, and returns it wrapped as Generate does.
+	Import(ctx context.Context, job domain.Binding, wrapped []byte, b domain.Binding) (domain.WrappedKey, error)
+	// ImportClear is Import for material in the clear.
+	ImportClear(ctx context.Context, material []byte, b domain.Binding) (domain.WrappedKey, error)
 	// Encrypt returns a fresh IV and the ciphertext with its tag.
 	Encrypt(ctx context.Context, b domain.Binding, plaintext, aad []byte) (iv, ciphertext []byte, err error)
 	// Decrypt fails with domain.ErrCiphertext when tag, aad or key do not fit.

@@ -31,6 +31,9 @@ const (
 	OperationDestroyKeyVersion = "DestroyKeyVersion"
 	OperationEraseMaterial     = "EraseMaterial"
 	OperationLeaseUses         = "LeaseUses"
+	OperationExpireImportJob   = "ExpireImportJob"
+	OperationUseImportJob      = "UseImportJob"
+	OperationCompleteImport    = "CompleteImport"
 )
 
 // RunDue does due work until ctx ends: it rotates, expires and destroys keys and versions whose time has come, and erases

@@ -148,7 +148,7 @@ func carryOut[S state[S], C any](ctx context.Context, s *Service, a *attempt, k 
 			state, confirmed = newer, true
 			continue
 		}
-		if ch.due && len(commit.Events) == 0 {
+		if ch.due && commit.Empty() {
 			return state, nil
 		}
 		// Step 3: make the material and store it, so that no event names material that does not exist.

@@ -39,6 +39,26 @@ func (t testToken) Decrypt(ctx context.Context, b domain.Binding, iv, ciphertext
 	return p, err
 }
 
+func (t testToken) Import(ctx context.Context, job domain.Binding, wrapped []byte, b domain.Binding) (domain.WrappedKey, error) {
+	w, err := t.Token.Import(ctx, job, wrapped, b)
+	return w, importError(err)
+}
+
+func (t testToken) ImportClear(ctx context.Context, material []byte, b domain.Binding) (domain.WrappedKey, error) {
+	w, err := t.Token.ImportClear(ctx, material, b)
+	return w, importError(err)
+}
+
+func importError(err error) error {
+	if unfit, ok := errors.AsType[*hsm.MaterialError](err); ok {
+		return &domain.Error{Reason: domain.ReasonBadMaterial, Message: unfit.Error()}
+	}
+	if errors.Is(err, hsm.ErrMaterial) {
+		return &domain.Error{Reason: domain.ReasonBadMaterial, Message: err.Error()}
+	}
+	return err
+}
+
 func TestMain(m *testing.M) {
 	code, err := runTests(m)
 	if err != nil {

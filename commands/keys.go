@@ -66,7 +66,7 @@ func (k keyKind) makeMaterial(ctx context.Context, state eventstore.KeyState, co
 	after := domain.Fold(state.Key, commit.Time, commit.Events...)
 	for i, e := range commit.Events {
 		added, ok := e.(domain.KeyVersionAdded)
-		if !ok || added.Origin != domain.Generated {
+		if !ok || added.Origin != domain.Generated { // imported material is there already
 			continue
 		}
 		b := after.Binding(added.Version)

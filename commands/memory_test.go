@@ -150,6 +150,14 @@ func (*memory) Decrypt(context.Context, domain.Binding, []byte, []byte, []byte) 
 	return nil, errNoCrypto
 }
 
+func (*memory) Import(context.Context, domain.Binding, []byte, domain.Binding) (domain.WrappedKey, error) {
+	return domain.WrappedKey{}, errNoCrypto
+}
+
+func (*memory) ImportClear(context.Context, []byte, domain.Binding) (domain.WrappedKey, error) {
+	return domain.WrappedKey{}, errNoCrypto
+}
+
 func (*memory) Random(context.Context, int) ([]byte, error) { return nil, errNoCrypto }
 
 func (*memory) Evict(domain.UID, domain.Version) {}

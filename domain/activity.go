@@ -63,7 +63,8 @@ func OutcomeOf(r Reason) Outcome {
 	case ReasonPermissionDenied, ReasonKeyDisabled, ReasonKeyPendingImport, ReasonKeyPendingDeletion, ReasonKeyExpired, ReasonKeyArchived, ReasonKeyDestroyed,
 		ReasonVersionDisabled, ReasonVersionPending, ReasonVersionScheduled, ReasonVersionDestroyed, ReasonVersionIsPrimary, ReasonNoPrimaryVersion,
 		ReasonWrongPurpose, ReasonNotPendingDeletion, ReasonNotArchived, ReasonKeyInUse, ReasonKeyImportOnly, ReasonAutoRotationOff, ReasonTooManyBindings,
-		ReasonNotScheduled, ReasonVersionUsedUp, ReasonKeyRecentlyUsed, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending, ReasonRingArchived:
+		ReasonNotScheduled, ReasonVersionUsedUp, ReasonKeyRecentlyUsed, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending, ReasonRingArchived,
+		ReasonImportJobExpired, ReasonImportJobCanceled, ReasonTooManyImports, ReasonWrappedKeyUsed, ReasonClearImportOff:
 		return OutcomeDenied
 	}
 	return OutcomeFailed

@@ -24,6 +24,7 @@ func TestOutcomeOf(t *testing.T) {
 		ReasonNotPendingDeletion, ReasonNoPrimaryVersion, ReasonVersionDisabled, ReasonVersionPending, ReasonVersionScheduled, ReasonVersionDestroyed,
 		ReasonVersionIsPrimary, ReasonWrongPurpose, ReasonNotArchived, ReasonKeyInUse, ReasonKeyImportOnly, ReasonAutoRotationOff, ReasonTooManyBindings,
 		ReasonNotScheduled, ReasonVersionUsedUp, ReasonKeyRecentlyUsed, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending, ReasonRingArchived,
+		ReasonImportJobExpired, ReasonImportJobCanceled, ReasonTooManyImports, ReasonWrappedKeyUsed, ReasonClearImportOff,
 	}
 	failed := []Reason{
 		ReasonBadName, ReasonBadField, ReasonBadCiphertext, ReasonWrongLocation, ReasonRequestIDReused, ReasonBadPageToken, ReasonUnsupported,
@@ -31,7 +32,7 @@ func TestOutcomeOf(t *testing.T) {
 		ReasonKeyExists, ReasonEtagMismatch, ReasonContention, ReasonNotRecorded, ReasonOutcomeUnknown, ReasonStoreFull, ReasonTokenUnavailable,
 		ReasonStaleProjection, ReasonClockBehind, ReasonActivityAway, ReasonStoreAway, ReasonInternal, ReasonOverloaded, ReasonMaterialMissing,
 		ReasonRingNotFound, ReasonRingExists, ReasonAliasNotFound, ReasonAliasExists,
-		ReasonMaterialDiffers, ReasonMaterialKnown,
+		ReasonMaterialDiffers, ReasonMaterialKnown, ReasonImportJobNotFound, ReasonImportJobExists, ReasonBadMaterial,
 	}
 	want := make(map[Reason]Outcome)
 	for _, r := range denied {

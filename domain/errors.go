@@ -55,6 +55,14 @@ const (
 	ReasonMaterialDiffers    Reason = "MATERIAL_DIFFERS"      // from the material that the version had before
 	ReasonMaterialKnown      Reason = "MATERIAL_KNOWN"        // another version of the key has, or had, this material
 	ReasonErasurePending     Reason = "ERASURE_PENDING"       // the deleted material is not known to be erased yet
+	ReasonImportJobNotFound  Reason = "IMPORT_JOB_NOT_FOUND"
+	ReasonImportJobExists    Reason = "IMPORT_JOB_EXISTS" // the id is in use or was used before
+	ReasonImportJobExpired   Reason = "IMPORT_JOB_EXPIRED"
+	ReasonImportJobCanceled  Reason = "IMPORT_JOB_CANCELED"
+	ReasonTooManyImports     Reason = "TOO_MANY_IMPORTS"
+	ReasonWrappedKeyUsed     Reason = "WRAPPED_KEY_USED" // it was sent to be imported before
+	ReasonBadMaterial        Reason = "BAD_MATERIAL"     // it can't be unwrapped, or is no material for the key's algorithm
+	ReasonClearImportOff     Reason = "CLEAR_IMPORT_OFF" // material in the clear is not taken, or not over this connection
 	ReasonWrongPurpose       Reason = "WRONG_PURPOSE"
 	ReasonEtagMismatch       Reason = "ETAG_MISMATCH"
 	ReasonContention         Reason = "CONTENTION"           // other changes of the same resource won every attempt

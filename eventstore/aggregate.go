@@ -6,7 +6,7 @@ import (
 	"github.com/keyledger/kms/domain"
 )
 
-// Aggregate is what one stream of commits is about: a key, a key ring, an alias, or the site itself.
+// Aggregate is what one stream of commits is about: a key, a key ring, an alias, an import job, or the site itself.
 type Aggregate struct {
 	Project string // empty for the site
 	Name    string // the full resource name
@@ -31,6 +31,11 @@ func AliasAggregate(n domain.AliasName) Aggregate {
 	return Aggregate{Project: n.Project, Name: n.String()}
 }
 
+// ImportJobAggregate is the aggregate of the import job with this name.
+func ImportJobAggregate(n domain.ImportJobName) Aggregate {
+	return Aggregate{Project: n.Project, Name: n.String()}
+}
+
 // Kind is what an aggregate is, and so which events its commits hold.
 type Kind int
 
@@ -41,6 +46,7 @@ const (
 	KindKey
 	KindRing
 	KindAlias
+	KindImportJob
 )
 
 // Kind reads from the name what the aggregate is.
@@ -56,6 +62,8 @@ func (a Aggregate) Kind() Kind {
 		return KindRing
 	case collection == "keyRings" && strings.HasPrefix(child, "keys/"):
 		return KindKey
+	case collection == "keyRings" && strings.HasPrefix(child, "importJobs/"):
+		return KindImportJob
 	case collection == "aliases" && !isChild:
 		return KindAlias
 	}
@@ -66,5 +74,5 @@ func (a Aggregate) Kind() Kind {
 func (c *Commit) ofOneKind() bool {
 	kind := c.Aggregate.Kind()
 	return (len(c.Events) == 0 || kind == KindKey) && (len(c.Ring) == 0 || kind == KindRing) &&
-		(len(c.Alias) == 0 || kind == KindAlias) && (len(c.Site) == 0 || kind == KindSite)
+		(len(c.Alias) == 0 || kind == KindAlias) && (len(c.ImportJob) == 0 || kind == KindImportJob) && (len(c.Site) == 0 || kind == KindSite)
 }

@@ -77,6 +77,13 @@ func encodeCommit(c Commit) ([]byte, error) {
 		}
 		m.Events = append(m.Events, encoded)
 	}
+	for _, e := range c.ImportJob {
+		encoded, err := encodeImportJobEvent(e)
+		if err != nil {
+			return nil, err
+		}
+		m.Events = append(m.Events, encoded)
+	}
 	for _, e := range c.Site {
 		encoded, err := encodeSiteEvent(e)
 		if err != nil {
@@ -254,6 +261,8 @@ func (d *decoder) add(c *Commit, e *eventsv1.Event) {
 		c.Ring = append(c.Ring, ring)
 	} else if alias := d.aliasEvent(e); alias != nil {
 		c.Alias = append(c.Alias, alias)
+	} else if job := d.importJobEvent(e); job != nil {
+		c.ImportJob = append(c.ImportJob, job)
 	} else if event, site := d.event(e); site != nil {
 		c.Site = append(c.Site, site)
 	} else if event != nil {

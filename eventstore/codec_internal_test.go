@@ -121,6 +121,24 @@ func samples() map[string]Commit {
 		c.Alias = []domain.AliasEvent{e}
 		out[event] = c
 	}
+	jobName := domain.ImportJobName{Project: "default", Location: "local", Ring: "r", ID: "j"}
+	job := base
+	job.Aggregate, job.Version, job.LedgerTag = ImportJobAggregate(jobName), 0, [32]byte{}
+	for event, e := range map[string]domain.ImportJobEvent{
+		"import_job_created": domain.ImportJobCreated{
+			Name: jobName, UID: uid(6), Method: domain.RSAOAEP3072SHA256AES256, Protection: domain.HSM, MaterialID: uid(7),
+			PublicKey: []byte{1}, BlobDigest: []byte{2}, Creator: "admin", ExpireTime: base.Time.Add(domain.ImportJobLifetime),
+		},
+		"import_job_used":       domain.ImportJobUsed{Digest: [32]byte{3}, KeyUID: uid(1), Version: 2},
+		"import_completed":      domain.ImportCompleted{Digest: [32]byte{3}},
+		"import_job_expired":    domain.ImportJobExpired{},
+		"import_job_canceled":   domain.ImportJobCanceled{},
+		"import_job_key_erased": domain.ImportJobKeyErased{},
+	} {
+		c := job
+		c.ImportJob = []domain.ImportJobEvent{e}
+		out[event] = c
+	}
 	site := base
 	site.Aggregate, site.KeyUID, site.Version, site.LedgerTag = SiteAggregate, domain.UID{}, 0, [32]byte{}
 	for name, e := range map[string]SiteEvent{
@@ -206,8 +224,11 @@ func TestEveryDomainEventIsStored(t *testing.T) {
 		for _, e := range c.Alias {
 			stored[reflect.TypeOf(e).Name()] = true
 		}
+		for _, e := range c.ImportJob {
+			stored[reflect.TypeOf(e).Name()] = true
+		}
 	}
-	for method, file := range map[string]string{"isEvent": "../domain/events.go", "isRingEvent": "../domain/ring.go", "isAliasEvent": "../domain/alias.go"} {
+	for method, file := range map[string]string{"isEvent": "../domain/events.go", "isRingEvent": "../domain/ring.go", "isAliasEvent": "../domain/alias.go", "isImportJobEvent": "../domain/importjob.go"} {
 		for _, name := range receiversOf(t, file, method) {
 			if !stored[name] {
 				t.Errorf("domain.%s has no sample, and maybe no stored form", name)
@@ -392,7 +413,8 @@ func TestKinds(t *testing.T) {
 		KeyAggregate(domain.KeyName{Project: "aliases", Location: "keyRings", Ring: "keys", ID: "keys"}): KindKey,
 		RingAggregate(domain.RingName{Project: "p", Location: "l", Ring: "keys"}):                        KindRing,
 		AliasAggregate(domain.AliasName{Project: "p", Location: "l", ID: "keyRings"}):                    KindAlias,
-		{Project: "p", Name: "projects/p/locations/l/keyRings/r/importJobs/j"}:                           KindUnknown,
+		{Project: "p", Name: "projects/p/locations/l/keyRings/r/importJobs/j"}:                           KindImportJob,
+		ImportJobAggregate(domain.ImportJobName{Project: "p", Location: "l", Ring: "keys", ID: "j"}):     KindImportJob,
 		{Project: "p", Name: "projects/p/locations/l/others/o"}:                                          KindUnknown,
 		{Name: "elsewhere"}: KindUnknown,
 	} {

@@ -38,10 +38,11 @@ type Commit struct {
 
 	// The events are of the kind of the aggregate: only one of these has any.
 
-	Events []domain.Event // of a key
-	Ring   []domain.RingEvent
-	Alias  []domain.AliasEvent
-	Site   []SiteEvent
+	Events    []domain.Event // of a key
+	Ring      []domain.RingEvent
+	Alias     []domain.AliasEvent
+	ImportJob []domain.ImportJobEvent
+	Site      []SiteEvent
 
 	// Set when read or appended.
 
@@ -82,6 +83,11 @@ type Root struct {
 	// Sentinel is a MAC made with the root, by which it is recognised at every start. It is not secret.
 	Sentinel    []byte
 	TokenSerial string
+}
+
+// Empty reports whether the commit changes nothing.
+func (c Commit) Empty() bool {
+	return len(c.Events)+len(c.Ring)+len(c.Alias)+len(c.ImportJob)+len(c.Site) == 0
 }
 
 // ActivityRecord is the row of the activity log that a successful command makes.

@@ -99,3 +99,19 @@ func (s AliasState) Apply(c Commit) (AliasState, error) {
 	}
 	return AliasState{domain.FoldAlias(s.Alias, c.Time, c.Alias...), tip}, nil
 }
+
+// ImportJobState is an import job's aggregate after one of its commits, as KeyState is a key's. The zero ImportJobState is
+// that of a job which never existed.
+type ImportJobState struct {
+	Job domain.ImportJob
+	Tip
+}
+
+// Apply returns the state after c. The error is a *ChainError if c is not the next commit of this job.
+func (s ImportJobState) Apply(c Commit) (ImportJobState, error) {
+	tip, err := s.next(s.Job.Name.String(), c)
+	if err != nil {
+		return s, err
+	}
+	return ImportJobState{domain.FoldImportJob(s.Job, c.Time, c.ImportJob...), tip}, nil
+}

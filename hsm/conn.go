@@ -25,6 +25,8 @@ type conn struct {
 	owners   chan pkcs11.SessionHandle // unwrapped keys live as long as the one that unwrapped them, so these stay open
 	cache    *cache
 
+	oaep256 bool // the token does OAEP with SHA-256 itself; set before the first use
+
 	broken atomic.Bool   // a session could not be replaced, or a key not be destroyed: the epoch must end
 	over   chan struct{} // closed when the epoch ends: nobody waits for its sessions any longer
 

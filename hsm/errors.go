@@ -35,6 +35,9 @@ var (
 	ErrDecrypt = errors.New("ciphertext does not authenticate")
 	// ErrBlob: a wrapped key is damaged, or does not belong to the binding that it was read for.
 	ErrBlob = errors.New("wrapped key damaged or misplaced")
+	// ErrMaterial is the one answer to every wrapped key to import that can't be unwrapped: it was changed, was wrapped for
+	// another job, or is no key of the kind that it is to be.
+	ErrMaterial = errors.New("wrapped key to import can't be unwrapped")
 	// ErrUnsupported: the token can't do this; the text says what.
 	ErrUnsupported = errors.New("unsupported by the token")
 	// ErrUnavailable: the token is away or overloaded. Trying later may help; nothing was returned or changed.
@@ -42,6 +45,11 @@ var (
 	// ErrClosed: Close was called.
 	ErrClosed = errors.New("token closed")
 )
+
+// MaterialError says why material that was unwrapped rightly is not imported. It tells nothing secret.
+type MaterialError struct{ Why string }
+
+func (e *MaterialError) Error() string { return "the material does not fit the key: " + e.Why }
 
 // errEpochOver is the answer to those who wait for a session of an epoch that is being taken down.
 var errEpochOver = errors.New("epoch over")
@@ -142,7 +150,7 @@ func answer(err error) error {
 		return err
 	}
 	rv, _ := errors.AsType[pkcs11.Error](err)
-	if ce.means != nil && aboutInput(rv) {
+	if ce.means != nil && (aboutInput(rv) || rejectsMaterial(rv)) {
 		return ce.means
 	}
 	switch rv {

@@ -30,66 +30,100 @@ var (
 )
 
 // Generate makes new key material for b in the token and returns it wrapped under the root in use; nothing of it stays
-// in the token. The fingerprint of a secret key is its AES-CMAC of a fixed text, made in the token: a pseudo-random
-// value that depends on the key alone, as ANSI X9.24-1 (2017) has check values. It is 16 bytes long.
+// in the token. The fingerprint of an AES key is its AES-CMAC of a fixed text, made in the token: a pseudo-random
+// value that depends on the key alone, as ANSI X9.24-1 (2017) has check values. It is 16 bytes long. That of a MAC key is
+// the SHA-256 of a MAC of the text, and that of a pair the SHA-256 of its public key.
 // ErrUnsupported if the token can't have keys for b.
 func (t *Token) Generate(ctx context.Context, b domain.Binding) (domain.WrappedKey, error) {
+	return t.makeKey(ctx, opGenerate, "generating", b, func(_ context.Context, c *conn, _ time.Time, alg *algorithm) (maker, error) {
+		return func(s pkcs11.SessionHandle) (pkcs11.ObjectHandle, error) { return c.fresh(s, alg) }, nil
+	})
+}
+
+// maker brings a key into the token, as algorithm.fresh says.
+type maker func(s pkcs11.SessionHandle) (pkcs11.ObjectHandle, error)
+
+// makeKey brings key material for b into the token, by what prepare returns, and returns it wrapped under the root in use.
+func (t *Token) makeKey(ctx context.Context, op operation, doing string, b domain.Binding,
+	prepare func(context.Context, *conn, time.Time, *algorithm) (maker, error),
+) (domain.WrappedKey, error) {
 	alg, err := algorithmOf(b)
 	if err != nil {
 		return domain.WrappedKey{}, err
 	}
-	if err := t.caps.Supports(b.Algorithm, b.Protection); err != nil {
-		return domain.WrappedKey{}, err
+	if why, no := t.caps.Unsupported[b.Algorithm]; no {
+		return domain.WrappedKey{}, fmt.Errorf("%w: %s: %s", ErrUnsupported, b.Algorithm, why)
 	}
 	t.mu.Lock()
 	rootID := t.root
 	t.mu.Unlock()
 	if rootID == "" {
-		return domain.WrappedKey{}, fmt.Errorf("generating a key: %w: none is in use", ErrRootMissing)
+		return domain.WrappedKey{}, fmt.Errorf("%s a key: %w: none is in use", doing, ErrRootMissing)
 	}
 	out := domain.WrappedKey{RootID: rootID}
-	err = t.do(ctx, opGenerate, func(ctx context.Context, c *conn, until time.Time) error {
+	err = t.do(ctx, op, func(ctx context.Context, c *conn, until time.Time) error {
 		p, err := c.ownPair(ctx, until, rootID)
 		if err != nil {
 			return err
 		}
+		get, err := prepare(ctx, c, until, alg)
+		if err != nil {
+			return err
+		}
 		return c.with(ctx, until, func(s pkcs11.SessionHandle) error {
-			out.Blob, out.Fingerprint, err = c.generate(s, alg, rootID, p, b)
+			out.Blob, out.Fingerprint, out.PublicKey, err = c.wrapNew(s, alg, rootID, p, b, get)
 			return err
 		})
 	})
 	if err != nil {
-		return domain.WrappedKey{}, fmt.Errorf("generating a key: %w", err)
+		return domain.WrappedKey{}, fmt.Errorf("%s a key: %w", doing, err)
 	}
 	return out, nil
 }
 
-// generate makes one key, its fingerprint and its blob, and destroys the key.
-func (c *conn) generate(s pkcs11.SessionHandle, alg *algorithm, rootID string, p *pair, b domain.Binding) (blob, fingerprint []byte, err error) {
-	key, err := privately(alg.fresh, func(template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
-		return c.raw.GenerateKey(s, alg.generator, template)
-	})
+// wrapNew gets one key, its fingerprint, public key and blob, and destroys the key.
+func (c *conn) wrapNew(s pkcs11.SessionHandle, alg *algorithm, rootID string, p *pair, b domain.Binding, get maker) (blob, fingerprint, public []byte, err error) {
+	key, err := get(s)
 	if err != nil {
-		return nil, nil, failed("C_GenerateKey", err)
+		return nil, nil, nil, err
 	}
 	defer func() {
 		if end := c.raw.DestroyObject(s, key); err == nil {
 			err = failed("C_DestroyObject", end) // else the session is closed, and the key with it
 		}
 	}()
-	if fingerprint, err = sign(c.raw, s, key, aesCMAC, []byte(fingerprintText)); err != nil {
-		return nil, nil, err
+	if fingerprint, public, err = c.look(s, alg, key); err != nil {
+		return nil, nil, nil, err
 	}
 	wrapped, err := c.raw.WrapKey(s, wrapPad, p.kek, key)
 	if err != nil {
-		return nil, nil, failed("C_WrapKey", err)
+		return nil, nil, nil, failed("C_WrapKey", err)
 	}
 	header := blobHeader(alg.kind, rootID, p.sealed, len(wrapped))
 	mac, err := sign(c.raw, s, p.mac, hmacSHA256, boundMessage(header, wrapped, b))
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return append(append(header, wrapped...), mac...), fingerprint, nil
+	return append(append(header, wrapped...), mac...), fingerprint, public, nil
+}
+
+// fresh makes a key.
+func (c *conn) fresh(s pkcs11.SessionHandle, alg *algorithm) (pkcs11.ObjectHandle, error) {
+	var public pkcs11.ObjectHandle
+	key, err := privately(alg.fresh, func(template []*pkcs11.Attribute) (key pkcs11.ObjectHandle, err error) {
+		if alg.public == nil {
+			return c.raw.GenerateKey(s, alg.generator, template)
+		}
+		public, key, err = c.raw.GenerateKeyPair(s, alg.generator, alg.public, template)
+		return key, err
+	})
+	if alg.public == nil {
+		return key, failed("C_GenerateKey", err)
+	}
+	if err != nil {
+		return 0, failed("C_GenerateKeyPair", err)
+	}
+	return key, failed("C_DestroyObject", c.raw.DestroyObject(s, public)) // on an error the session is closed, and the key with it
 }
 
 // Encrypt encrypts by AES-GCM under the key of b. The IV is 12 random bytes, new for each call; the ciphertext ends with

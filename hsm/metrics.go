@@ -22,6 +22,7 @@ const (
 	opEncrypt operation = iota
 	opDecrypt
 	opGenerate
+	opImport
 	opUnwrap
 	opRandom
 	opRoot
@@ -29,7 +30,7 @@ const (
 	operations
 )
 
-var operationNames = [operations]string{"encrypt", "decrypt", "generate", "unwrap", "random", "root", "health"}
+var operationNames = [operations]string{"encrypt", "decrypt", "generate", "import", "unwrap", "random", "root", "health"}
 
 // outcome is how it ended: refused is the caller's or the data's fault, unavailable is the token's.
 type outcome int

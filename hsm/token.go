@@ -37,6 +37,8 @@ type Token struct {
 	inst  *instruments
 	caps  Capabilities
 
+	oaep256 bool // the token was seen to do OAEP with SHA-256 itself
+
 	life       context.Context // of the background work, which is the token's and no caller's
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -81,9 +83,13 @@ func (t *Token) open(ctx context.Context) error {
 		return err
 	}
 	t.caps, err = c.selfTest()
+	if err == nil {
+		err = c.probe(&t.caps)
+	}
 	if err != nil {
 		return errors.Join(err, c.close())
 	}
+	t.oaep256 = c.oaep256
 	t.conn, t.since = c, time.Now()
 	if t.inst, err = newInstruments(t.cacheStats); err != nil {
 		return errors.Join(err, c.close())
@@ -263,6 +269,7 @@ func (t *Token) redial() (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.oaep256 = t.oaep256
 	if _, err = c.selfTest(); err == nil {
 		err = c.proveAll(t.life, time.Now().Add(t.cfg.Wait), t.liveRoots())
 	}

@@ -33,6 +33,8 @@ func (h *history) add(a eventstore.Aggregate, event any) eventstore.Revision {
 		c.Ring = []domain.RingEvent{e}
 	case domain.AliasEvent:
 		c.Alias = []domain.AliasEvent{e}
+	case domain.ImportJobEvent:
+		c.ImportJob = []domain.ImportJobEvent{e}
 	}
 	if h.hashes == nil {
 		h.hashes = map[string][32]byte{}

@@ -40,17 +40,19 @@ type Keys struct {
 
 	freshAt atomic.Int64 // Unix nanoseconds at which the projection was known to have everything
 
-	mu       sync.RWMutex // guards what follows
-	byName   map[string]*entry
-	byUID    map[domain.UID]*entry
-	rings    map[domain.RingName]*ring
-	recorded map[string]*ringEntry  // rings of which something is recorded, by name
-	aliases  map[string]*aliasEntry // by name
-	due      dueHeap
-	unerased map[*entry]struct{} // have material that shall be erased and is not known to be
-	applied  eventstore.Revision
-	headTime time.Time
-	waiting  map[eventstore.Revision][]chan struct{}
+	mu         sync.RWMutex // guards what follows
+	byName     map[string]*entry
+	byUID      map[domain.UID]*entry
+	rings      map[domain.RingName]*ring
+	recorded   map[string]*ringEntry  // rings of which something is recorded, by name
+	aliases    map[string]*aliasEntry // by name
+	importJobs map[string]*jobEntry   // by name
+	openJobs   map[*jobEntry]struct{} // their private keys are not known to be erased
+	due        dueHeap
+	unerased   map[*entry]struct{} // have material that shall be erased and is not known to be
+	applied    eventstore.Revision
+	headTime   time.Time
+	waiting    map[eventstore.Revision][]chan struct{}
 
 	dueSooner chan struct{}
 }
@@ -101,6 +103,7 @@ func NewKeys(log *slog.Logger, onChange func(eventstore.KeyState, eventstore.Com
 		log: log, onChange: onChange,
 		byName: map[string]*entry{}, byUID: map[domain.UID]*entry{}, rings: map[domain.RingName]*ring{},
 		recorded: map[string]*ringEntry{}, aliases: map[string]*aliasEntry{},
+		importJobs: map[string]*jobEntry{}, openJobs: map[*jobEntry]struct{}{},
 		unerased: map[*entry]struct{}{}, waiting: map[eventstore.Revision][]chan struct{}{}, dueSooner: make(chan struct{}, 1),
 	}
 }
@@ -153,6 +156,8 @@ func (k *Keys) applyTo(c eventstore.Commit) error {
 		return k.applyRing(c)
 	case eventstore.KindAlias:
 		return k.applyAlias(c)
+	case eventstore.KindImportJob:
+		return k.applyImportJob(c)
 	case eventstore.KindUnknown:
 	}
 	return fmt.Errorf("commit %d is of %s, which is of a kind that this version of the program does not know", c.Revision, c.Aggregate.Name)
@@ -274,6 +279,9 @@ func (k *Keys) requestsOf(aggregate string) requests {
 	}
 	if a, ok := k.aliases[aggregate]; ok {
 		return a.requests
+	}
+	if j, ok := k.importJobs[aggregate]; ok {
+		return j.requests
 	}
 	return nil
 }

@@ -45,8 +45,8 @@ func TestEveryMethodNamesItsPermissionAndPath(t *testing.T) {
 			}
 		}
 	}
-	if seen != 44 {
-		t.Errorf("saw %d methods, want 44: adjust this number together with the API", seen)
+	if seen != 51 {
+		t.Errorf("saw %d methods, want 51: adjust this number together with the API", seen)
 	}
 }
 
@@ -95,6 +95,10 @@ func TestValid(t *testing.T) {
 		"update by alias":          &kmsv1.UpdateKeyRequest{Key: &kmsv1.Key{Name: "projects/payments/locations/local/keyRings/-/keys/alias:current"}, UpdateMask: mask},
 		"ring":                     &kmsv1.CreateKeyRingRequest{Parent: "projects/payments/locations/local", KeyRingId: "r"},
 		"alias":                    &kmsv1.AddKeyAliasRequest{Name: key, Alias: strings.Repeat("a", 63)},
+		"import job":               &kmsv1.CreateImportJobRequest{Parent: ring, ImportJobId: "j", ImportJob: &kmsv1.ImportJob{Method: kmsv1.ImportJob_RSA_OAEP_4096_SHA256}},
+		"wrapped key":              &kmsv1.ImportKeyVersionRequest{Name: key, ImportJob: ring + "/importJobs/j", Material: &kmsv1.ImportKeyVersionRequest_WrappedKey{WrappedKey: []byte{1}}, Version: 2},
+		"clear key":                &kmsv1.ImportKeyVersionRequest{Name: key, Material: &kmsv1.ImportKeyVersionRequest_KeyMaterial{KeyMaterial: []byte{1}}},
+		"public key of a version":  &kmsv1.GetPublicKeyRequest{Name: key + "/versions/2", Format: kmsv1.GetPublicKeyRequest_JWK},
 		"any ring":                 &kmsv1.ListKeysRequest{Parent: "projects/payments/locations/local/keyRings/-", PageSize: 1000},
 		"version":                  &kmsv1.EncryptRequest{Name: key + "/versions/3"},
 		"empty plaintext":          &kmsv1.EncryptRequest{Name: key},
@@ -152,6 +156,13 @@ func TestRefused(t *testing.T) {
 		"id with a dot":           {get(ring + "/keys/a.b"), "name", "letters, digits"},
 		"id with a line break":    {get(key + "\n"), "name", "must be projects/{project}"},
 		"version of a key":        {get(key + "/versions/1"), "name", "must be projects/{project}"},
+		"key as import job":       {&kmsv1.GetImportJobRequest{Name: key}, "name", "/importJobs/{job}"},
+		"wildcard in an import":   {&kmsv1.ListImportJobsRequest{Parent: "projects/p/locations/l/keyRings/-"}, "parent", "must name one place"},
+		"job without a method":    {&kmsv1.CreateImportJobRequest{Parent: ring, ImportJobId: "j", ImportJob: &kmsv1.ImportJob{}}, "import_job", "method is required"},
+		"wrapped without a job":   {&kmsv1.ImportKeyVersionRequest{Name: key, Material: &kmsv1.ImportKeyVersionRequest_WrappedKey{WrappedKey: []byte{1}}}, "", "needs the import_job"},
+		"clear with a job":        {&kmsv1.ImportKeyVersionRequest{Name: key, ImportJob: ring + "/importJobs/j", Material: &kmsv1.ImportKeyVersionRequest_KeyMaterial{KeyMaterial: []byte{1}}}, "", "needs the import_job"},
+		"import of nothing":       {&kmsv1.ImportKeyVersionRequest{Name: key}, "material", "required"},
+		"material of a key":       {&kmsv1.DeleteKeyMaterialRequest{Name: key}, "name", "/versions/{version}"},
 		"version 0":               {&kmsv1.EncryptRequest{Name: key + "/versions/0"}, "name", "a number from 1"},
 		"key as version":          {&kmsv1.GetKeyVersionRequest{Name: key}, "name", "/versions/{version}"},
 		"alias with a dot":        {get("projects/p/locations/l/keyRings/-/keys/alias:a.b"), "name", "letters, digits"},

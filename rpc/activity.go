@@ -241,7 +241,8 @@ func addressFilter(s string) (netip.Prefix, error) {
 // find nothing and be believed.
 func (s *Server) isOperation(name string) bool {
 	switch name {
-	case commands.OperationExpireKey, commands.OperationDestroyKeyVersion, commands.OperationEraseMaterial, commands.OperationLeaseUses:
+	case commands.OperationExpireKey, commands.OperationDestroyKeyVersion, commands.OperationEraseMaterial, commands.OperationLeaseUses,
+		commands.OperationExpireImportJob, commands.OperationUseImportJob, commands.OperationCompleteImport:
 		return true
 	}
 	for _, m := range s.methods {

@@ -103,7 +103,7 @@ func TestActivityLogsRefusals(t *testing.T) {
 // TestOwnOperations: what only the service itself does can be asked for too.
 func TestOwnOperations(t *testing.T) {
 	s := serve(t)
-	own := []string{commands.OperationExpireKey, commands.OperationDestroyKeyVersion, commands.OperationEraseMaterial, commands.OperationLeaseUses}
+	own := []string{commands.OperationExpireKey, commands.OperationDestroyKeyVersion, commands.OperationEraseMaterial, commands.OperationLeaseUses, commands.OperationExpireImportJob, commands.OperationUseImportJob, commands.OperationCompleteImport}
 	_, err := s.activity(t).GetKeyActivityLogs(t.Context(), &kmsv1.GetKeyActivityLogsRequest{Name: keyPath, Operations: own})
 	if err != nil || !slices.Equal(s.logs.Operations, own) {
 		t.Errorf("asked for %v: %v", s.logs.Operations, err)

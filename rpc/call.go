@@ -32,6 +32,8 @@ type call struct {
 	method *method       // nil on a REST path that is of no method
 	ref    domain.KeyRef // what a REST path names
 	caller domain.Caller
+	// private is set when nobody on a network can read the request: it came over TLS, or from this machine.
+	private bool
 	// decoded is set when a message of the method's type came out of the request. What fails before that never reaches
 	// an interceptor or handler.
 	decoded bool
@@ -63,6 +65,7 @@ func begin(w http.ResponseWriter, r *http.Request) (*call, error) {
 	c := &call{start: time.Now(), caller: domain.Caller{
 		Request: domain.RequestAPI, RequestID: domain.UID(id), Address: clientAddress(r.RemoteAddr), UserAgent: printable(r.UserAgent()),
 	}}
+	c.private = r.TLS != nil || c.caller.Address.IsLoopback()
 	h := w.Header()
 	h[headerRequestID] = []string{c.caller.RequestID.String()}
 	if c.caller.ClientRequestID = clientID(r.Header, headerClientRequestID); c.caller.ClientRequestID != "" {

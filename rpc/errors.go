@@ -89,6 +89,15 @@ var answers = map[domain.Reason]answer{
 	domain.ReasonErasurePending:     {code: connect.CodeFailedPrecondition},
 	domain.ReasonWrongPurpose:       {code: connect.CodeFailedPrecondition},
 
+	domain.ReasonImportJobNotFound: {code: connect.CodeNotFound},
+	domain.ReasonImportJobExists:   {code: connect.CodeAlreadyExists},
+	domain.ReasonImportJobExpired:  {code: connect.CodeFailedPrecondition},
+	domain.ReasonImportJobCanceled: {code: connect.CodeFailedPrecondition},
+	domain.ReasonTooManyImports:    {code: connect.CodeFailedPrecondition},
+	domain.ReasonWrappedKeyUsed:    {code: connect.CodeFailedPrecondition},
+	domain.ReasonClearImportOff:    {code: connect.CodeFailedPrecondition},
+	domain.ReasonBadMaterial:       {code: connect.CodeInvalidArgument},
+
 	domain.ReasonEtagMismatch: {code: connect.CodeAborted},
 	domain.ReasonContention:   {code: connect.CodeAborted},
 

@@ -114,6 +114,8 @@ func TestEnumsAreComplete(t *testing.T) {
 	complete(t, logCategories)
 	complete(t, outcomes)
 	complete(t, requestTypes)
+	complete(t, importMethods)
+	complete(t, importJobStates)
 }
 
 // TestEveryAlgorithmIsTakenOrRefusedByName: most are not offered yet.

@@ -41,6 +41,16 @@ type Commands interface {
 	ArchiveKeyRing(context.Context, domain.Caller, domain.RingName, commands.Mutation) (commands.RingState, error)
 	UnarchiveKeyRing(context.Context, domain.Caller, domain.RingName, commands.Mutation) (commands.RingState, error)
 
+	CreateImportJob(context.Context, domain.Caller, commands.CreateImportJob) (commands.ImportJobState, error)
+	CancelImport(context.Context, domain.Caller, domain.ImportJobName, commands.Mutation) (commands.ImportJobState, error)
+	// GetImportJob authorizes a plain read of one import job and returns it.
+	GetImportJob(context.Context, domain.Caller, domain.ImportJobName, commands.Read) (commands.ImportJobState, error)
+	// ImportKeyVersion returns, beside the key, the version that has the material.
+	ImportKeyVersion(context.Context, domain.Caller, commands.ImportKeyVersion) (commands.KeyState, domain.Version, error)
+	DeleteKeyMaterial(context.Context, domain.Caller, domain.KeyRef, commands.Mutation) (commands.KeyState, error)
+	// GetPublicKey is a protected read, as RecordRead.
+	GetPublicKey(context.Context, domain.Caller, commands.Read) (commands.PublicKey, error)
+
 	Encrypt(context.Context, domain.Caller, commands.EncryptRequest) (commands.EncryptResult, error)
 	Decrypt(context.Context, domain.Caller, commands.DecryptRequest) (commands.DecryptResult, error)
 	ReEncrypt(context.Context, domain.Caller, commands.ReEncryptRequest) (commands.ReEncryptResult, error)
@@ -72,6 +82,8 @@ type Keys interface {
 	Keys(domain.RingName) iter.Seq[*commands.KeyState]
 	// Rings are the key rings of a location in the byte order of their ids, archived ones and domain.DefaultRing included.
 	Rings(project, location string) []commands.RingState
+	// ImportJobs are the import jobs of a ring in the byte order of their ids, those that are over included.
+	ImportJobs(domain.RingName) []commands.ImportJobState
 	// Revision is the newest one applied.
 	Revision() commands.Revision
 }

@@ -57,7 +57,7 @@ func TestRESTRefusals(t *testing.T) {
 		"period of 1.5 days":       {"POST", key + ":updateRotationPeriod", `{"rotation_period":"129600s"}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "rotation_period must be whole days", "UpdateRotationPeriod"},
 		"version's wait of 1 h":    {"POST", key + "/versions/1:scheduleDestruction", `{"wait":"3600s"}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "wait must be 24 hours to 120 days", "ScheduleKeyVersionDestruction"},
 		"expiry of long ago":       {"PATCH", key + "?update_mask=expire_time", `{"expireTime":"0001-01-01T00:00:00Z"}`, nil, 400, "INVALID_ARGUMENT", "BAD_FIELD", "expire_time must be a time", "UpdateKey"},
-		"purpose to come":          {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"SIGN_VERIFY"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "SIGN_VERIFY", "CreateKey"},
+		"purpose to come":          {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"WRAP"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "WRAP", "CreateKey"},
 		"algorithm to come":        {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"ENCRYPT_DECRYPT","algorithm":"ED25519"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "ED25519", "CreateKey"},
 		"software level":           {"POST", "/api/v1/" + ringPath + "/keys?key_id=a", `{"purpose":"ENCRYPT_DECRYPT","protection_level":"SOFTWARE"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "SOFTWARE", "CreateKey"},
 		"mask beyond":              {"PATCH", key + "?update_mask=state", `{"memo":"x"}`, nil, 400, "INVALID_ARGUMENT", "UNSUPPORTED", "display_name, expire_time, labels, managed_by, max_uses_per_version, memo, next_rotation_time", "UpdateKey"},

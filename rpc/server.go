@@ -49,6 +49,9 @@ type Config struct {
 	// PageTokenKey authenticates page tokens, at least 32 bytes. Nodes that share it take each other's tokens.
 	PageTokenKey []byte
 
+	// AllowClearImport lets callers send key material in the clear.
+	AllowClearImport bool
+
 	// Checks decide about readiness.
 	Checks []Check
 	// Metrics serves /metrics. Optional.

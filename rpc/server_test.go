@@ -57,6 +57,10 @@ type site struct {
 	usesErr  error
 	waits    []time.Duration // of the last scheduled deletion: the wait, and how long unused
 	deletion commands.ScheduledDeletion
+
+	createJob commands.CreateImportJob
+	imported  commands.ImportKeyVersion
+	public    commands.PublicKey
 }
 
 type refusal struct {

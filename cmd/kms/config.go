@@ -32,11 +32,12 @@ type siteFlags struct {
 
 // listenFlags say how callers reach this node.
 type listenFlags struct {
-	Listen         string `help:"Address to listen on; port 0 takes a free one." default:"127.0.0.1:8600" env:"KMS_LISTEN"`
-	TLSCert        string `name:"tls-cert" help:"PEM file with the certificate chain." env:"KMS_TLS_CERT" placeholder:"FILE"`
-	TLSKey         string `name:"tls-key" help:"PEM file with its private key." env:"KMS_TLS_KEY" placeholder:"FILE"`
-	DebugListen    string `help:"Loopback address for Go's profiles (/debug/pprof). Empty: none." env:"KMS_DEBUG_LISTEN" placeholder:"ADDRESS"`
-	InsecureListen bool   `help:"Allow listening beyond this machine without TLS, e.g. behind a proxy that does it." env:"KMS_INSECURE_LISTEN"`
+	Listen           string `help:"Address to listen on; port 0 takes a free one." default:"127.0.0.1:8600" env:"KMS_LISTEN"`
+	TLSCert          string `name:"tls-cert" help:"PEM file with the certificate chain." env:"KMS_TLS_CERT" placeholder:"FILE"`
+	TLSKey           string `name:"tls-key" help:"PEM file with its private key." env:"KMS_TLS_KEY" placeholder:"FILE"`
+	DebugListen      string `help:"Loopback address for Go's profiles (/debug/pprof). Empty: none." env:"KMS_DEBUG_LISTEN" placeholder:"ADDRESS"`
+	AllowClearImport bool   `help:"Take key material in the clear, over TLS or from this machine; a permission of its own is needed too." env:"KMS_ALLOW_CLEAR_IMPORT"`
+	InsecureListen   bool   `help:"Allow listening beyond this machine without TLS, e.g. behind a proxy that does it." env:"KMS_INSECURE_LISTEN"`
 }
 
 // Validate refuses to put credentials and plaintexts on a network in the clear by mistake.

@@ -40,11 +40,15 @@ func (n node) info(ctx context.Context) (rpc.ServerInfo, error) {
 		Token: rpc.TokenInfo{Label: c.Label, Serial: c.Serial, Manufacturer: c.Manufacturer, Model: c.Model, Module: n.site.module},
 	}
 	for _, level := range []domain.ProtectionLevel{domain.HSM, domain.Software} {
-		capability := rpc.Capability{Purpose: domain.EncryptDecrypt, Algorithm: domain.AES256GCM, Protection: level, Supported: true}
-		if err := c.Supports(domain.AES256GCM, level); err != nil {
-			capability.Supported, capability.Reason = false, err.Error()
+		for _, offer := range domain.Offers() {
+			for _, algorithm := range offer.Algorithms {
+				capability := rpc.Capability{Purpose: offer.Purpose, Algorithm: algorithm, Protection: level, Supported: true}
+				if err := c.Supports(algorithm, level); err != nil {
+					capability.Supported, capability.Reason = false, err.Error()
+				}
+				info.Capabilities = append(info.Capabilities, capability)
+			}
 		}
-		info.Capabilities = append(info.Capabilities, capability)
 	}
 	return info, nil
 }

@@ -101,6 +101,7 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 		return err
 	}
 	group.Go(func() error { return service.RunDue(loops) })
+	group.Go(func() error { return service.RunImportJobs(loops) })
 	group.Go(func() error { return activity.log.Run(loops) })
 
 	pageKey, err := s.token.Derive(ctx, "page tokens")
@@ -111,7 +112,8 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 	edge, err := rpc.New(rpc.Config{
 		Commands: service, Keys: keys, Activity: activity.reader, Authenticator: rpc.AdminKey(sha256.Sum256([]byte(key))),
 		ServerInfo: node.info, Location: c.Location, Lineage: s.store.Lineage(), PageTokenKey: pageKey,
-		Checks: node.checks(), Metrics: telemetry.metrics, Log: log,
+		AllowClearImport: c.AllowClearImport,
+		Checks:           node.checks(), Metrics: telemetry.metrics, Log: log,
 		TracerProvider: telemetry.tracer, MeterProvider: otel.GetMeterProvider(),
 	})
 	if err != nil {

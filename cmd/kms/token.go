@@ -17,6 +17,16 @@ func (t token) Generate(ctx context.Context, b domain.Binding) (domain.WrappedKe
 	return w, tokenError(err)
 }
 
+func (t token) Import(ctx context.Context, job domain.Binding, wrapped []byte, b domain.Binding) (domain.WrappedKey, error) {
+	w, err := t.Token.Import(ctx, job, wrapped, b)
+	return w, tokenError(err)
+}
+
+func (t token) ImportClear(ctx context.Context, material []byte, b domain.Binding) (domain.WrappedKey, error) {
+	w, err := t.Token.ImportClear(ctx, material, b)
+	return w, tokenError(err)
+}
+
 func (t token) Encrypt(ctx context.Context, b domain.Binding, plaintext, aad []byte) (iv, ciphertext []byte, err error) {
 	iv, ciphertext, err = t.Token.Encrypt(ctx, b, plaintext, aad)
 	return iv, ciphertext, tokenError(err)
@@ -34,15 +44,22 @@ func (t token) Random(ctx context.Context, n int) ([]byte, error) {
 
 // tokenError joins err with what a caller is told about it.
 func tokenError(err error) error {
+	if unfit, ok := errors.AsType[*hsm.MaterialError](err); ok {
+		return &domain.Error{Reason: domain.ReasonBadMaterial, Message: unfit.Error()}
+	}
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, hsm.ErrMaterial):
+		return &domain.Error{
+			Reason: domain.ReasonBadMaterial, Message: "the wrapped key can't be unwrapped: it was changed, was wrapped for another import job or by another method, or is no key of the kind that this key's algorithm needs; wrap it anew",
+		}
 	case errors.Is(err, hsm.ErrDecrypt):
 		return domain.ErrCiphertext
 	case errors.Is(err, hsm.ErrUnavailable), errors.Is(err, hsm.ErrClosed):
 		return errors.Join(&domain.Error{Reason: domain.ReasonTokenUnavailable, Message: "the HSM does not answer; try again"}, err)
 	case errors.Is(err, hsm.ErrUnsupported):
-		return errors.Join(&domain.Error{Reason: domain.ReasonUnsupported, Message: "the HSM of this server can't do this; see GetServerInfo for what it can"}, err)
+		return errors.Join(&domain.Error{Reason: domain.ReasonUnsupported, Message: "the HSM of this server can't do this (" + err.Error() + "); see GetServerInfo for what it can"}, err)
 	case errors.Is(err, hsm.ErrBlob), errors.Is(err, eventstore.ErrMaterialMissing):
 		return errors.Join(&domain.Error{
 			Reason: domain.ReasonMaterialMissing, Message: "the key's material is missing from the store or damaged; an operator must restore it from a backup",

@@ -29,6 +29,8 @@ type keysCmd struct {
 	Rotate           rotateKeyCmd        `cmd:"" help:"Add a version, which new ciphertexts are made with."`
 	AutoRotation     autoRotationCmd     `cmd:"" help:"Say whether the service rotates a key by itself."`
 	RotationPeriod   rotationPeriodCmd   `cmd:"" help:"Say how often it does."`
+	Import           importKeyCmd        `cmd:"" help:"Give a key material from a file, wrapped on this machine."`
+	PublicKey        publicKeyCmd        `cmd:"" help:"Write the public key of a version, or of the primary one."`
 	Enable           enableKeyCmd        `cmd:"" help:"Let a disabled key be used again."`
 	Disable          disableKeyCmd       `cmd:"" help:"Stop every use of a key, until it is enabled."`
 	Archive          archiveKeyCmd       `cmd:"" help:"Let a key only decrypt."`

@@ -42,18 +42,19 @@ type cli struct {
 	Scope      scopeFlags      `embed:"" group:"Names"`
 	Quiet      bool            `short:"q" help:"Show no progress and no remarks."`
 
-	Keys      keysCmd      `cmd:"" help:"Make keys and look after them."`
-	Rings     ringsCmd     `cmd:"" help:"Make key rings and look after them."`
-	Versions  versionsCmd  `cmd:"" help:"Look after the versions of a key."`
-	Encrypt   encryptCmd   `cmd:"" help:"Encrypt a file of any size, or standard input."`
-	Decrypt   decryptCmd   `cmd:"" help:"Decrypt what encrypt or reencrypt wrote."`
-	Reencrypt reencryptCmd `cmd:"" help:"Encrypt again with the newest version of a key, without the plaintext leaving the server."`
-	Datakey   datakeyCmd   `cmd:"" help:"Make a data key, for encrypting elsewhere."`
-	Random    randomCmd    `cmd:"" help:"Get random bytes from the server's token."`
-	Activity  activityCmd  `cmd:"" help:"Show who did what with a key."`
-	LastUse   lastUseCmd   `cmd:"" help:"Show when a key was last used, per version and operation."`
-	Info      infoCmd      `cmd:"" help:"Show what the server is and what its token can do."`
-	Version   versionCmd   `cmd:"" help:"Show the version of kmsctl."`
+	Keys       keysCmd       `cmd:"" help:"Make keys and look after them."`
+	Rings      ringsCmd      `cmd:"" help:"Make key rings and look after them."`
+	Versions   versionsCmd   `cmd:"" help:"Look after the versions of a key."`
+	ImportJobs importJobsCmd `cmd:"" help:"Make and look after what keys are wrapped to for import."`
+	Encrypt    encryptCmd    `cmd:"" help:"Encrypt a file of any size, or standard input."`
+	Decrypt    decryptCmd    `cmd:"" help:"Decrypt what encrypt or reencrypt wrote."`
+	Reencrypt  reencryptCmd  `cmd:"" help:"Encrypt again with the newest version of a key, without the plaintext leaving the server."`
+	Datakey    datakeyCmd    `cmd:"" help:"Make a data key, for encrypting elsewhere."`
+	Random     randomCmd     `cmd:"" help:"Get random bytes from the server's token."`
+	Activity   activityCmd   `cmd:"" help:"Show who did what with a key."`
+	LastUse    lastUseCmd    `cmd:"" help:"Show when a key was last used, per version and operation."`
+	Info       infoCmd       `cmd:"" help:"Show what the server is and what its token can do."`
+	Version    versionCmd    `cmd:"" help:"Show the version of kmsctl."`
 }
 
 func main() {

@@ -17,6 +17,7 @@ type versionsCmd struct {
 	SetPrimary          setPrimaryCmd          `cmd:"" help:"Make new ciphertexts with another version."`
 	ScheduleDestruction scheduleDestructionCmd `cmd:"" help:"Stop every use of a version, and destroy it after a wait."`
 	Restore             restoreVersionCmd      `cmd:"" help:"Keep a version whose destruction is scheduled."`
+	DeleteMaterial      deleteMaterialCmd      `cmd:"" help:"Erase the material of an imported version, until it is imported again."`
 }
 
 // versionArg names a version: KEY N, or a name that ends in /versions/N.

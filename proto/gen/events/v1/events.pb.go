@@ -186,7 +186,7 @@ func (x ActivityRecord_Category) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActivityRecord_Category.Descriptor instead.
 func (ActivityRecord_Category) EnumDescriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{44, 0}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{50, 0}
 }
 
 // Outcome says what came of the attempt.
@@ -239,7 +239,7 @@ func (x ActivityRecord_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActivityRecord_Outcome.Descriptor instead.
 func (ActivityRecord_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{44, 1}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{50, 1}
 }
 
 // Commit is one message of KMS_EVENTS: what one command changed in one aggregate, and who asked. A command that found
@@ -631,6 +631,12 @@ type Event struct {
 	//	*Event_KeyRingUnarchived
 	//	*Event_KeyAliasSet
 	//	*Event_KeyAliasRemoved
+	//	*Event_ImportJobCreated
+	//	*Event_ImportJobUsed
+	//	*Event_ImportCompleted
+	//	*Event_ImportJobExpired
+	//	*Event_ImportJobCanceled
+	//	*Event_ImportJobKeyErased
 	Event         isEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1024,6 +1030,60 @@ func (x *Event) GetKeyAliasRemoved() *KeyAliasRemoved {
 	return nil
 }
 
+func (x *Event) GetImportJobCreated() *ImportJobCreated {
+	if x != nil {
+		if x, ok := x.Event.(*Event_ImportJobCreated); ok {
+			return x.ImportJobCreated
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetImportJobUsed() *ImportJobUsed {
+	if x != nil {
+		if x, ok := x.Event.(*Event_ImportJobUsed); ok {
+			return x.ImportJobUsed
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetImportCompleted() *ImportCompleted {
+	if x != nil {
+		if x, ok := x.Event.(*Event_ImportCompleted); ok {
+			return x.ImportCompleted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetImportJobExpired() *ImportJobExpired {
+	if x != nil {
+		if x, ok := x.Event.(*Event_ImportJobExpired); ok {
+			return x.ImportJobExpired
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetImportJobCanceled() *ImportJobCanceled {
+	if x != nil {
+		if x, ok := x.Event.(*Event_ImportJobCanceled); ok {
+			return x.ImportJobCanceled
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetImportJobKeyErased() *ImportJobKeyErased {
+	if x != nil {
+		if x, ok := x.Event.(*Event_ImportJobKeyErased); ok {
+			return x.ImportJobKeyErased
+		}
+	}
+	return nil
+}
+
 type isEvent_Event interface {
 	isEvent_Event()
 }
@@ -1188,6 +1248,31 @@ type Event_KeyAliasRemoved struct {
 	KeyAliasRemoved *KeyAliasRemoved `protobuf:"bytes,251,opt,name=key_alias_removed,json=keyAliasRemoved,proto3,oneof"`
 }
 
+type Event_ImportJobCreated struct {
+	// Import jobs: 300 to 349.
+	ImportJobCreated *ImportJobCreated `protobuf:"bytes,300,opt,name=import_job_created,json=importJobCreated,proto3,oneof"`
+}
+
+type Event_ImportJobUsed struct {
+	ImportJobUsed *ImportJobUsed `protobuf:"bytes,301,opt,name=import_job_used,json=importJobUsed,proto3,oneof"`
+}
+
+type Event_ImportCompleted struct {
+	ImportCompleted *ImportCompleted `protobuf:"bytes,302,opt,name=import_completed,json=importCompleted,proto3,oneof"`
+}
+
+type Event_ImportJobExpired struct {
+	ImportJobExpired *ImportJobExpired `protobuf:"bytes,303,opt,name=import_job_expired,json=importJobExpired,proto3,oneof"`
+}
+
+type Event_ImportJobCanceled struct {
+	ImportJobCanceled *ImportJobCanceled `protobuf:"bytes,304,opt,name=import_job_canceled,json=importJobCanceled,proto3,oneof"`
+}
+
+type Event_ImportJobKeyErased struct {
+	ImportJobKeyErased *ImportJobKeyErased `protobuf:"bytes,305,opt,name=import_job_key_erased,json=importJobKeyErased,proto3,oneof"`
+}
+
 func (*Event_KeyCreated) isEvent_Event() {}
 
 func (*Event_KeyVersionAdded) isEvent_Event() {}
@@ -1265,6 +1350,18 @@ func (*Event_KeyRingUnarchived) isEvent_Event() {}
 func (*Event_KeyAliasSet) isEvent_Event() {}
 
 func (*Event_KeyAliasRemoved) isEvent_Event() {}
+
+func (*Event_ImportJobCreated) isEvent_Event() {}
+
+func (*Event_ImportJobUsed) isEvent_Event() {}
+
+func (*Event_ImportCompleted) isEvent_Event() {}
+
+func (*Event_ImportJobExpired) isEvent_Event() {}
+
+func (*Event_ImportJobCanceled) isEvent_Event() {}
+
+func (*Event_ImportJobKeyErased) isEvent_Event() {}
 
 // SiteCreated is the first event of a site and begins its lineage.
 type SiteCreated struct {
@@ -3284,6 +3381,337 @@ func (*KeyAliasRemoved) Descriptor() ([]byte, []int) {
 	return file_events_v1_events_proto_rawDescGZIP(), []int{42}
 }
 
+// ImportJobCreated is the first event of every import job. It names material that is already stored.
+type ImportJobCreated struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Uid             []byte                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Method          string                 `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
+	ProtectionLevel string                 `protobuf:"bytes,4,opt,name=protection_level,json=protectionLevel,proto3" json:"protection_level,omitempty"`
+	// Where the wrapped private key is stored.
+	MaterialId []byte `protobuf:"bytes,5,opt,name=material_id,json=materialId,proto3" json:"material_id,omitempty"`
+	// DER SubjectPublicKeyInfo.
+	PublicKey []byte `protobuf:"bytes,6,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// SHA-256 of the wrapped private key.
+	BlobDigest       []byte `protobuf:"bytes,7,opt,name=blob_digest,json=blobDigest,proto3" json:"blob_digest,omitempty"`
+	Creator          string `protobuf:"bytes,8,opt,name=creator,proto3" json:"creator,omitempty"`
+	ExpireTimeMicros int64  `protobuf:"varint,9,opt,name=expire_time_micros,json=expireTimeMicros,proto3" json:"expire_time_micros,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ImportJobCreated) Reset() {
+	*x = ImportJobCreated{}
+	mi := &file_events_v1_events_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportJobCreated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportJobCreated) ProtoMessage() {}
+
+func (x *ImportJobCreated) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportJobCreated.ProtoReflect.Descriptor instead.
+func (*ImportJobCreated) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ImportJobCreated) GetUid() []byte {
+	if x != nil {
+		return x.Uid
+	}
+	return nil
+}
+
+func (x *ImportJobCreated) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportJobCreated) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *ImportJobCreated) GetProtectionLevel() string {
+	if x != nil {
+		return x.ProtectionLevel
+	}
+	return ""
+}
+
+func (x *ImportJobCreated) GetMaterialId() []byte {
+	if x != nil {
+		return x.MaterialId
+	}
+	return nil
+}
+
+func (x *ImportJobCreated) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *ImportJobCreated) GetBlobDigest() []byte {
+	if x != nil {
+		return x.BlobDigest
+	}
+	return nil
+}
+
+func (x *ImportJobCreated) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *ImportJobCreated) GetExpireTimeMicros() int64 {
+	if x != nil {
+		return x.ExpireTimeMicros
+	}
+	return 0
+}
+
+// ImportJobUsed says that a wrapped key may be imported into that key, and into no other.
+type ImportJobUsed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the wrapped key as the caller sent it.
+	Digest []byte `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	KeyUid []byte `protobuf:"bytes,2,opt,name=key_uid,json=keyUid,proto3" json:"key_uid,omitempty"`
+	// Zero: a new version.
+	Version       int32 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportJobUsed) Reset() {
+	*x = ImportJobUsed{}
+	mi := &file_events_v1_events_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportJobUsed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportJobUsed) ProtoMessage() {}
+
+func (x *ImportJobUsed) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportJobUsed.ProtoReflect.Descriptor instead.
+func (*ImportJobUsed) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ImportJobUsed) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *ImportJobUsed) GetKeyUid() []byte {
+	if x != nil {
+		return x.KeyUid
+	}
+	return nil
+}
+
+func (x *ImportJobUsed) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// ImportCompleted says that the wrapped key was imported, and may not be again.
+type ImportCompleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        []byte                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportCompleted) Reset() {
+	*x = ImportCompleted{}
+	mi := &file_events_v1_events_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportCompleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportCompleted) ProtoMessage() {}
+
+func (x *ImportCompleted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportCompleted.ProtoReflect.Descriptor instead.
+func (*ImportCompleted) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ImportCompleted) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+// ImportJobExpired says that the job's expire time has come. Its key is erased after this event.
+type ImportJobExpired struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportJobExpired) Reset() {
+	*x = ImportJobExpired{}
+	mi := &file_events_v1_events_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportJobExpired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportJobExpired) ProtoMessage() {}
+
+func (x *ImportJobExpired) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportJobExpired.ProtoReflect.Descriptor instead.
+func (*ImportJobExpired) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{46}
+}
+
+// ImportJobCanceled ends the job before its time. Its key is erased after this event.
+type ImportJobCanceled struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportJobCanceled) Reset() {
+	*x = ImportJobCanceled{}
+	mi := &file_events_v1_events_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportJobCanceled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportJobCanceled) ProtoMessage() {}
+
+func (x *ImportJobCanceled) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportJobCanceled.ProtoReflect.Descriptor instead.
+func (*ImportJobCanceled) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{47}
+}
+
+// ImportJobKeyErased says that the job's private key was removed from the material store.
+type ImportJobKeyErased struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportJobKeyErased) Reset() {
+	*x = ImportJobKeyErased{}
+	mi := &file_events_v1_events_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportJobKeyErased) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportJobKeyErased) ProtoMessage() {}
+
+func (x *ImportJobKeyErased) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportJobKeyErased.ProtoReflect.Descriptor instead.
+func (*ImportJobKeyErased) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{48}
+}
+
 // ActivityBatch is one message of KMS_ACTIVITY: records that became durable together. A record is complete in itself, so
 // that its stored bytes alone can be proved and exported. The batch has no other field: its bytes are those of its records,
 // each made where it was asked for and then put one behind the other.
@@ -3296,7 +3724,7 @@ type ActivityBatch struct {
 
 func (x *ActivityBatch) Reset() {
 	*x = ActivityBatch{}
-	mi := &file_events_v1_events_proto_msgTypes[43]
+	mi := &file_events_v1_events_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3308,7 +3736,7 @@ func (x *ActivityBatch) String() string {
 func (*ActivityBatch) ProtoMessage() {}
 
 func (x *ActivityBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[43]
+	mi := &file_events_v1_events_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3321,7 +3749,7 @@ func (x *ActivityBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityBatch.ProtoReflect.Descriptor instead.
 func (*ActivityBatch) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{43}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ActivityBatch) GetRecords() []*ActivityRecord {
@@ -3367,7 +3795,7 @@ type ActivityRecord struct {
 
 func (x *ActivityRecord) Reset() {
 	*x = ActivityRecord{}
-	mi := &file_events_v1_events_proto_msgTypes[44]
+	mi := &file_events_v1_events_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3379,7 +3807,7 @@ func (x *ActivityRecord) String() string {
 func (*ActivityRecord) ProtoMessage() {}
 
 func (x *ActivityRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[44]
+	mi := &file_events_v1_events_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3392,7 +3820,7 @@ func (x *ActivityRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityRecord.ProtoReflect.Descriptor instead.
 func (*ActivityRecord) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{44}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ActivityRecord) GetTimeMicros() int64 {
@@ -3540,7 +3968,7 @@ type MaterialBlob struct {
 
 func (x *MaterialBlob) Reset() {
 	*x = MaterialBlob{}
-	mi := &file_events_v1_events_proto_msgTypes[45]
+	mi := &file_events_v1_events_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3552,7 +3980,7 @@ func (x *MaterialBlob) String() string {
 func (*MaterialBlob) ProtoMessage() {}
 
 func (x *MaterialBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[45]
+	mi := &file_events_v1_events_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3565,7 +3993,7 @@ func (x *MaterialBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaterialBlob.ProtoReflect.Descriptor instead.
 func (*MaterialBlob) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{45}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *MaterialBlob) GetBlob() []byte {
@@ -3617,7 +4045,7 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x0ecorrelation_id\x18\b \x01(\tR\rcorrelationId\x12\x19\n" +
 	"\btrace_id\x18\t \x01(\fR\atraceId\x12!\n" +
 	"\faddress_zone\x18\n" +
-	" \x01(\tR\vaddressZone\"\xf1\x16\n" +
+	" \x01(\tR\vaddressZone\"\xc2\x1a\n" +
 	"\x05Event\x128\n" +
 	"\vkey_created\x18\x01 \x01(\v2\x15.events.v1.KeyCreatedH\x00R\n" +
 	"keyCreated\x12H\n" +
@@ -3664,7 +4092,13 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x11key_ring_archived\x18\xc9\x01 \x01(\v2\x1a.events.v1.KeyRingArchivedH\x00R\x0fkeyRingArchived\x12O\n" +
 	"\x13key_ring_unarchived\x18\xca\x01 \x01(\v2\x1c.events.v1.KeyRingUnarchivedH\x00R\x11keyRingUnarchived\x12=\n" +
 	"\rkey_alias_set\x18\xfa\x01 \x01(\v2\x16.events.v1.KeyAliasSetH\x00R\vkeyAliasSet\x12I\n" +
-	"\x11key_alias_removed\x18\xfb\x01 \x01(\v2\x1a.events.v1.KeyAliasRemovedH\x00R\x0fkeyAliasRemovedB\a\n" +
+	"\x11key_alias_removed\x18\xfb\x01 \x01(\v2\x1a.events.v1.KeyAliasRemovedH\x00R\x0fkeyAliasRemoved\x12L\n" +
+	"\x12import_job_created\x18\xac\x02 \x01(\v2\x1b.events.v1.ImportJobCreatedH\x00R\x10importJobCreated\x12C\n" +
+	"\x0fimport_job_used\x18\xad\x02 \x01(\v2\x18.events.v1.ImportJobUsedH\x00R\rimportJobUsed\x12H\n" +
+	"\x10import_completed\x18\xae\x02 \x01(\v2\x1a.events.v1.ImportCompletedH\x00R\x0fimportCompleted\x12L\n" +
+	"\x12import_job_expired\x18\xaf\x02 \x01(\v2\x1b.events.v1.ImportJobExpiredH\x00R\x10importJobExpired\x12O\n" +
+	"\x13import_job_canceled\x18\xb0\x02 \x01(\v2\x1c.events.v1.ImportJobCanceledH\x00R\x11importJobCanceled\x12S\n" +
+	"\x15import_job_key_erased\x18\xb1\x02 \x01(\v2\x1d.events.v1.ImportJobKeyErasedH\x00R\x12importJobKeyErasedB\a\n" +
 	"\x05event\"'\n" +
 	"\vSiteCreated\x12\x18\n" +
 	"\alineage\x18\x01 \x01(\fR\alineage\"\\\n" +
@@ -3803,7 +4237,29 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x17\n" +
 	"\akey_uid\x18\x02 \x01(\fR\x06keyUid\x12\x19\n" +
 	"\bkey_name\x18\x03 \x01(\tR\akeyName\"\x11\n" +
-	"\x0fKeyAliasRemoved\"D\n" +
+	"\x0fKeyAliasRemoved\"\xa4\x02\n" +
+	"\x10ImportJobCreated\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\fR\x03uid\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06method\x18\x03 \x01(\tR\x06method\x12)\n" +
+	"\x10protection_level\x18\x04 \x01(\tR\x0fprotectionLevel\x12\x1f\n" +
+	"\vmaterial_id\x18\x05 \x01(\fR\n" +
+	"materialId\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x06 \x01(\fR\tpublicKey\x12\x1f\n" +
+	"\vblob_digest\x18\a \x01(\fR\n" +
+	"blobDigest\x12\x18\n" +
+	"\acreator\x18\b \x01(\tR\acreator\x12,\n" +
+	"\x12expire_time_micros\x18\t \x01(\x03R\x10expireTimeMicros\"Z\n" +
+	"\rImportJobUsed\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x17\n" +
+	"\akey_uid\x18\x02 \x01(\fR\x06keyUid\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x05R\aversion\")\n" +
+	"\x0fImportCompleted\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\fR\x06digest\"\x12\n" +
+	"\x10ImportJobExpired\"\x13\n" +
+	"\x11ImportJobCanceled\"\x14\n" +
+	"\x12ImportJobKeyErased\"D\n" +
 	"\rActivityBatch\x123\n" +
 	"\arecords\x18\x01 \x03(\v2\x19.events.v1.ActivityRecordR\arecords\"\x87\a\n" +
 	"\x0eActivityRecord\x12\x1f\n" +
@@ -3867,7 +4323,7 @@ func file_events_v1_events_proto_rawDescGZIP() []byte {
 }
 
 var file_events_v1_events_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_events_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_events_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_events_v1_events_proto_goTypes = []any{
 	(RequestType)(0),                       // 0: events.v1.RequestType
 	(ProtectionLevel)(0),                   // 1: events.v1.ProtectionLevel
@@ -3916,12 +4372,18 @@ var file_events_v1_events_proto_goTypes = []any{
 	(*KeyRingUnarchived)(nil),              // 44: events.v1.KeyRingUnarchived
 	(*KeyAliasSet)(nil),                    // 45: events.v1.KeyAliasSet
 	(*KeyAliasRemoved)(nil),                // 46: events.v1.KeyAliasRemoved
-	(*ActivityBatch)(nil),                  // 47: events.v1.ActivityBatch
-	(*ActivityRecord)(nil),                 // 48: events.v1.ActivityRecord
-	(*MaterialBlob)(nil),                   // 49: events.v1.MaterialBlob
-	nil,                                    // 50: events.v1.KeyCreated.LabelsEntry
-	nil,                                    // 51: events.v1.KeyUpdated.LabelsEntry
-	nil,                                    // 52: events.v1.KeyRingCreated.LabelsEntry
+	(*ImportJobCreated)(nil),               // 47: events.v1.ImportJobCreated
+	(*ImportJobUsed)(nil),                  // 48: events.v1.ImportJobUsed
+	(*ImportCompleted)(nil),                // 49: events.v1.ImportCompleted
+	(*ImportJobExpired)(nil),               // 50: events.v1.ImportJobExpired
+	(*ImportJobCanceled)(nil),              // 51: events.v1.ImportJobCanceled
+	(*ImportJobKeyErased)(nil),             // 52: events.v1.ImportJobKeyErased
+	(*ActivityBatch)(nil),                  // 53: events.v1.ActivityBatch
+	(*ActivityRecord)(nil),                 // 54: events.v1.ActivityRecord
+	(*MaterialBlob)(nil),                   // 55: events.v1.MaterialBlob
+	nil,                                    // 56: events.v1.KeyCreated.LabelsEntry
+	nil,                                    // 57: events.v1.KeyUpdated.LabelsEntry
+	nil,                                    // 58: events.v1.KeyRingCreated.LabelsEntry
 }
 var file_events_v1_events_proto_depIdxs = []int32{
 	5,  // 0: events.v1.Commit.metadata:type_name -> events.v1.Metadata
@@ -3968,19 +4430,25 @@ var file_events_v1_events_proto_depIdxs = []int32{
 	44, // 41: events.v1.Event.key_ring_unarchived:type_name -> events.v1.KeyRingUnarchived
 	45, // 42: events.v1.Event.key_alias_set:type_name -> events.v1.KeyAliasSet
 	46, // 43: events.v1.Event.key_alias_removed:type_name -> events.v1.KeyAliasRemoved
-	50, // 44: events.v1.KeyCreated.labels:type_name -> events.v1.KeyCreated.LabelsEntry
-	51, // 45: events.v1.KeyUpdated.labels:type_name -> events.v1.KeyUpdated.LabelsEntry
-	52, // 46: events.v1.KeyRingCreated.labels:type_name -> events.v1.KeyRingCreated.LabelsEntry
-	48, // 47: events.v1.ActivityBatch.records:type_name -> events.v1.ActivityRecord
-	2,  // 48: events.v1.ActivityRecord.category:type_name -> events.v1.ActivityRecord.Category
-	3,  // 49: events.v1.ActivityRecord.outcome:type_name -> events.v1.ActivityRecord.Outcome
-	6,  // 50: events.v1.ActivityRecord.caller:type_name -> events.v1.Caller
-	1,  // 51: events.v1.ActivityRecord.protection_level:type_name -> events.v1.ProtectionLevel
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	47, // 44: events.v1.Event.import_job_created:type_name -> events.v1.ImportJobCreated
+	48, // 45: events.v1.Event.import_job_used:type_name -> events.v1.ImportJobUsed
+	49, // 46: events.v1.Event.import_completed:type_name -> events.v1.ImportCompleted
+	50, // 47: events.v1.Event.import_job_expired:type_name -> events.v1.ImportJobExpired
+	51, // 48: events.v1.Event.import_job_canceled:type_name -> events.v1.ImportJobCanceled
+	52, // 49: events.v1.Event.import_job_key_erased:type_name -> events.v1.ImportJobKeyErased
+	56, // 50: events.v1.KeyCreated.labels:type_name -> events.v1.KeyCreated.LabelsEntry
+	57, // 51: events.v1.KeyUpdated.labels:type_name -> events.v1.KeyUpdated.LabelsEntry
+	58, // 52: events.v1.KeyRingCreated.labels:type_name -> events.v1.KeyRingCreated.LabelsEntry
+	54, // 53: events.v1.ActivityBatch.records:type_name -> events.v1.ActivityRecord
+	2,  // 54: events.v1.ActivityRecord.category:type_name -> events.v1.ActivityRecord.Category
+	3,  // 55: events.v1.ActivityRecord.outcome:type_name -> events.v1.ActivityRecord.Outcome
+	6,  // 56: events.v1.ActivityRecord.caller:type_name -> events.v1.Caller
+	1,  // 57: events.v1.ActivityRecord.protection_level:type_name -> events.v1.ProtectionLevel
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_events_v1_events_proto_init() }
@@ -4028,6 +4496,12 @@ func file_events_v1_events_proto_init() {
 		(*Event_KeyRingUnarchived)(nil),
 		(*Event_KeyAliasSet)(nil),
 		(*Event_KeyAliasRemoved)(nil),
+		(*Event_ImportJobCreated)(nil),
+		(*Event_ImportJobUsed)(nil),
+		(*Event_ImportCompleted)(nil),
+		(*Event_ImportJobExpired)(nil),
+		(*Event_ImportJobCanceled)(nil),
+		(*Event_ImportJobKeyErased)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4035,7 +4509,7 @@ func file_events_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_v1_events_proto_rawDesc), len(file_events_v1_events_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   49,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -26,6 +26,62 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// How the public key is written.
+type GetPublicKeyRequest_Format int32
+
+const (
+	GetPublicKeyRequest_FORMAT_UNSPECIFIED GetPublicKeyRequest_Format = 0
+	// RFC 7468, of a SubjectPublicKeyInfo.
+	GetPublicKeyRequest_PEM GetPublicKeyRequest_Format = 1
+	// A SubjectPublicKeyInfo (RFC 5280).
+	GetPublicKeyRequest_DER GetPublicKeyRequest_Format = 2
+	// RFC 7517, with its `kid` the version's full name.
+	GetPublicKeyRequest_JWK GetPublicKeyRequest_Format = 3
+)
+
+// Enum value maps for GetPublicKeyRequest_Format.
+var (
+	GetPublicKeyRequest_Format_name = map[int32]string{
+		0: "FORMAT_UNSPECIFIED",
+		1: "PEM",
+		2: "DER",
+		3: "JWK",
+	}
+	GetPublicKeyRequest_Format_value = map[string]int32{
+		"FORMAT_UNSPECIFIED": 0,
+		"PEM":                1,
+		"DER":                2,
+		"JWK":                3,
+	}
+)
+
+func (x GetPublicKeyRequest_Format) Enum() *GetPublicKeyRequest_Format {
+	p := new(GetPublicKeyRequest_Format)
+	*p = x
+	return p
+}
+
+func (x GetPublicKeyRequest_Format) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GetPublicKeyRequest_Format) Descriptor() protoreflect.EnumDescriptor {
+	return file_kms_v1_key_service_proto_enumTypes[0].Descriptor()
+}
+
+func (GetPublicKeyRequest_Format) Type() protoreflect.EnumType {
+	return &file_kms_v1_key_service_proto_enumTypes[0]
+}
+
+func (x GetPublicKeyRequest_Format) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GetPublicKeyRequest_Format.Descriptor instead.
+func (GetPublicKeyRequest_Format) EnumDescriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{48, 0}
+}
+
 type CreateKeyRingRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
@@ -2945,6 +3001,759 @@ func (x *UsageBinding) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+type CreateImportJobRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The last part of the job's name.
+	ImportJobId string `protobuf:"bytes,3,opt,name=import_job_id,json=importJobId,proto3" json:"import_job_id,omitempty"`
+	// `method` and `protection_level` are taken from it; HSM when the latter is left out.
+	ImportJob     *ImportJob `protobuf:"bytes,4,opt,name=import_job,json=importJob,proto3" json:"import_job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateImportJobRequest) Reset() {
+	*x = CreateImportJobRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateImportJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateImportJobRequest) ProtoMessage() {}
+
+func (x *CreateImportJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateImportJobRequest.ProtoReflect.Descriptor instead.
+func (*CreateImportJobRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *CreateImportJobRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateImportJobRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateImportJobRequest) GetImportJobId() string {
+	if x != nil {
+		return x.ImportJobId
+	}
+	return ""
+}
+
+func (x *CreateImportJobRequest) GetImportJob() *ImportJob {
+	if x != nil {
+		return x.ImportJob
+	}
+	return nil
+}
+
+type GetImportJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
+	MinRevision   uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetImportJobRequest) Reset() {
+	*x = GetImportJobRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetImportJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetImportJobRequest) ProtoMessage() {}
+
+func (x *GetImportJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetImportJobRequest.ProtoReflect.Descriptor instead.
+func (*GetImportJobRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *GetImportJobRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetImportJobRequest) GetMinRevision() uint64 {
+	if x != nil {
+		return x.MinRevision
+	}
+	return 0
+}
+
+type ListImportJobsRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
+	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// 1 to 1000; 0 is 100.
+	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; it is bound to the rest of the query.
+	PageToken string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Leaves out this many of what would come next.
+	Skip             int32 `protobuf:"varint,7,opt,name=skip,proto3" json:"skip,omitempty"`
+	IncludeTotalSize bool  `protobuf:"varint,8,opt,name=include_total_size,json=includeTotalSize,proto3" json:"include_total_size,omitempty"`
+	// AIP-160, like `state = ACTIVE`.
+	Filter string `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Comma-separated fields, each may be followed by " desc".
+	OrderBy       string `protobuf:"bytes,10,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListImportJobsRequest) Reset() {
+	*x = ListImportJobsRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListImportJobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListImportJobsRequest) ProtoMessage() {}
+
+func (x *ListImportJobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListImportJobsRequest.ProtoReflect.Descriptor instead.
+func (*ListImportJobsRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ListImportJobsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListImportJobsRequest) GetMinRevision() uint64 {
+	if x != nil {
+		return x.MinRevision
+	}
+	return 0
+}
+
+func (x *ListImportJobsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListImportJobsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListImportJobsRequest) GetSkip() int32 {
+	if x != nil {
+		return x.Skip
+	}
+	return 0
+}
+
+func (x *ListImportJobsRequest) GetIncludeTotalSize() bool {
+	if x != nil {
+		return x.IncludeTotalSize
+	}
+	return false
+}
+
+func (x *ListImportJobsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListImportJobsRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+type ListImportJobsResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	ImportJobs []*ImportJob           `protobuf:"bytes,1,rep,name=import_jobs,json=importJobs,proto3" json:"import_jobs,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Only when asked for.
+	TotalSize int64 `protobuf:"varint,3,opt,name=total_size,json=totalSize,proto3" json:"total_size,omitempty"`
+	// The state of the event log that the page was read from.
+	Revision      uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListImportJobsResponse) Reset() {
+	*x = ListImportJobsResponse{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListImportJobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListImportJobsResponse) ProtoMessage() {}
+
+func (x *ListImportJobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListImportJobsResponse.ProtoReflect.Descriptor instead.
+func (*ListImportJobsResponse) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListImportJobsResponse) GetImportJobs() []*ImportJob {
+	if x != nil {
+		return x.ImportJobs
+	}
+	return nil
+}
+
+func (x *ListImportJobsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListImportJobsResponse) GetTotalSize() int64 {
+	if x != nil {
+		return x.TotalSize
+	}
+	return 0
+}
+
+func (x *ListImportJobsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type CancelImportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelImportRequest) Reset() {
+	*x = CancelImportRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelImportRequest) ProtoMessage() {}
+
+func (x *CancelImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelImportRequest.ProtoReflect.Descriptor instead.
+func (*CancelImportRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *CancelImportRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CancelImportRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CancelImportRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+type ImportKeyVersionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A key.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The job that `wrapped_key` was wrapped for; of the key's ring.
+	ImportJob string `protobuf:"bytes,4,opt,name=import_job,json=importJob,proto3" json:"import_job,omitempty"`
+	// Types that are valid to be assigned to Material:
+	//
+	//	*ImportKeyVersionRequest_WrappedKey
+	//	*ImportKeyVersionRequest_KeyMaterial
+	Material isImportKeyVersionRequest_Material `protobuf_oneof:"material"`
+	// The version whose material was deleted and is imported again; 0 is a new one.
+	Version int32 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	// Makes the version primary. A key that waits for its first material makes it primary in any case.
+	MakePrimary   bool `protobuf:"varint,8,opt,name=make_primary,json=makePrimary,proto3" json:"make_primary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportKeyVersionRequest) Reset() {
+	*x = ImportKeyVersionRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportKeyVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportKeyVersionRequest) ProtoMessage() {}
+
+func (x *ImportKeyVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportKeyVersionRequest.ProtoReflect.Descriptor instead.
+func (*ImportKeyVersionRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ImportKeyVersionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportKeyVersionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ImportKeyVersionRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *ImportKeyVersionRequest) GetImportJob() string {
+	if x != nil {
+		return x.ImportJob
+	}
+	return ""
+}
+
+func (x *ImportKeyVersionRequest) GetMaterial() isImportKeyVersionRequest_Material {
+	if x != nil {
+		return x.Material
+	}
+	return nil
+}
+
+func (x *ImportKeyVersionRequest) GetWrappedKey() []byte {
+	if x != nil {
+		if x, ok := x.Material.(*ImportKeyVersionRequest_WrappedKey); ok {
+			return x.WrappedKey
+		}
+	}
+	return nil
+}
+
+func (x *ImportKeyVersionRequest) GetKeyMaterial() []byte {
+	if x != nil {
+		if x, ok := x.Material.(*ImportKeyVersionRequest_KeyMaterial); ok {
+			return x.KeyMaterial
+		}
+	}
+	return nil
+}
+
+func (x *ImportKeyVersionRequest) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ImportKeyVersionRequest) GetMakePrimary() bool {
+	if x != nil {
+		return x.MakePrimary
+	}
+	return false
+}
+
+type isImportKeyVersionRequest_Material interface {
+	isImportKeyVersionRequest_Material()
+}
+
+type ImportKeyVersionRequest_WrappedKey struct {
+	// Wrapped as the job's `method` says: the RSA-OAEP block, and behind it, with the methods that name AES, the material
+	// wrapped by RFC 5649.
+	WrappedKey []byte `protobuf:"bytes,5,opt,name=wrapped_key,json=wrappedKey,proto3,oneof"`
+}
+
+type ImportKeyVersionRequest_KeyMaterial struct {
+	// The material itself. It is taken only by servers that are set to, over TLS or on the server's own machine, and with a
+	// permission of its own, `kms.keyVersions.importClear`.
+	KeyMaterial []byte `protobuf:"bytes,6,opt,name=key_material,json=keyMaterial,proto3,oneof"`
+}
+
+func (*ImportKeyVersionRequest_WrappedKey) isImportKeyVersionRequest_Material() {}
+
+func (*ImportKeyVersionRequest_KeyMaterial) isImportKeyVersionRequest_Material() {}
+
+type DeleteKeyMaterialRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A version.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A UUID of the caller's choice; a repeat with the same one gives the same answer and changes nothing, for ever.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// If given, the change is made only while the resource still has this etag; otherwise ABORTED.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteKeyMaterialRequest) Reset() {
+	*x = DeleteKeyMaterialRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteKeyMaterialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteKeyMaterialRequest) ProtoMessage() {}
+
+func (x *DeleteKeyMaterialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteKeyMaterialRequest.ProtoReflect.Descriptor instead.
+func (*DeleteKeyMaterialRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *DeleteKeyMaterialRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteKeyMaterialRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteKeyMaterialRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+type GetPublicKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A key or a version of it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
+	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// PEM when left out.
+	Format        GetPublicKeyRequest_Format `protobuf:"varint,3,opt,name=format,proto3,enum=kms.v1.GetPublicKeyRequest_Format" json:"format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPublicKeyRequest) Reset() {
+	*x = GetPublicKeyRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPublicKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPublicKeyRequest) ProtoMessage() {}
+
+func (x *GetPublicKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPublicKeyRequest.ProtoReflect.Descriptor instead.
+func (*GetPublicKeyRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *GetPublicKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetPublicKeyRequest) GetMinRevision() uint64 {
+	if x != nil {
+		return x.MinRevision
+	}
+	return 0
+}
+
+func (x *GetPublicKeyRequest) GetFormat() GetPublicKeyRequest_Format {
+	if x != nil {
+		return x.Format
+	}
+	return GetPublicKeyRequest_FORMAT_UNSPECIFIED
+}
+
+type GetPublicKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version's full name.
+	Name      string        `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Version   int32         `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Algorithm Key_Algorithm `protobuf:"varint,3,opt,name=algorithm,proto3,enum=kms.v1.Key_Algorithm" json:"algorithm,omitempty"`
+	// Types that are valid to be assigned to PublicKey:
+	//
+	//	*GetPublicKeyResponse_Pem
+	//	*GetPublicKeyResponse_Der
+	//	*GetPublicKeyResponse_Jwk
+	PublicKey     isGetPublicKeyResponse_PublicKey `protobuf_oneof:"public_key"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPublicKeyResponse) Reset() {
+	*x = GetPublicKeyResponse{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPublicKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPublicKeyResponse) ProtoMessage() {}
+
+func (x *GetPublicKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPublicKeyResponse.ProtoReflect.Descriptor instead.
+func (*GetPublicKeyResponse) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *GetPublicKeyResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetPublicKeyResponse) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *GetPublicKeyResponse) GetAlgorithm() Key_Algorithm {
+	if x != nil {
+		return x.Algorithm
+	}
+	return Key_ALGORITHM_UNSPECIFIED
+}
+
+func (x *GetPublicKeyResponse) GetPublicKey() isGetPublicKeyResponse_PublicKey {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *GetPublicKeyResponse) GetPem() string {
+	if x != nil {
+		if x, ok := x.PublicKey.(*GetPublicKeyResponse_Pem); ok {
+			return x.Pem
+		}
+	}
+	return ""
+}
+
+func (x *GetPublicKeyResponse) GetDer() []byte {
+	if x != nil {
+		if x, ok := x.PublicKey.(*GetPublicKeyResponse_Der); ok {
+			return x.Der
+		}
+	}
+	return nil
+}
+
+func (x *GetPublicKeyResponse) GetJwk() string {
+	if x != nil {
+		if x, ok := x.PublicKey.(*GetPublicKeyResponse_Jwk); ok {
+			return x.Jwk
+		}
+	}
+	return ""
+}
+
+type isGetPublicKeyResponse_PublicKey interface {
+	isGetPublicKeyResponse_PublicKey()
+}
+
+type GetPublicKeyResponse_Pem struct {
+	Pem string `protobuf:"bytes,4,opt,name=pem,proto3,oneof"`
+}
+
+type GetPublicKeyResponse_Der struct {
+	Der []byte `protobuf:"bytes,5,opt,name=der,proto3,oneof"`
+}
+
+type GetPublicKeyResponse_Jwk struct {
+	// A JSON object.
+	Jwk string `protobuf:"bytes,6,opt,name=jwk,proto3,oneof"`
+}
+
+func (*GetPublicKeyResponse_Pem) isGetPublicKeyResponse_PublicKey() {}
+
+func (*GetPublicKeyResponse_Der) isGetPublicKeyResponse_PublicKey() {}
+
+func (*GetPublicKeyResponse_Jwk) isGetPublicKeyResponse_PublicKey() {}
+
 var File_kms_v1_key_service_proto protoreflect.FileDescriptor
 
 const file_kms_v1_key_service_proto_rawDesc = "" +
@@ -3212,7 +4021,82 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x18\n" +
 	"\acreator\x18\x02 \x01(\tR\acreator\x12;\n" +
 	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime2\xf7,\n" +
+	"createTime\"\xbd\x02\n" +
+	"\x16CreateImportJobRequest\x12%\n" +
+	"\x06parent\x18\x01 \x01(\tB\r\xbaH\n" +
+	"r\b\xd0\xda\x18\x01\xd8\xda\x18\x01R\x06parent\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12-\n" +
+	"\rimport_job_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xc0\xda\x18\x01R\vimportJobId\x12\xa0\x01\n" +
+	"\n" +
+	"import_job\x18\x04 \x01(\v2\x11.kms.v1.ImportJobBn\xbaHk\xba\x01e\n" +
+	"\x1aimport_job.method_required\x125method is required, like RSA_OAEP_3072_SHA256_AES_256\x1a\x10this.method != 0\xc8\x01\x01R\timportJob\"W\n" +
+	"\x13GetImportJobRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x88\xdb\x18\x01R\x04name\x12!\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\"\xc5\x02\n" +
+	"\x15ListImportJobsRequest\x12%\n" +
+	"\x06parent\x18\x01 \x01(\tB\r\xbaH\n" +
+	"r\b\xd0\xda\x18\x01\xd8\xda\x18\x01R\x06parent\x12!\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12'\n" +
+	"\tpage_size\x18\x05 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\x12\x1b\n" +
+	"\x04skip\x18\a \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x04skip\x12,\n" +
+	"\x12include_total_size\x18\b \x01(\bR\x10includeTotalSize\x12 \n" +
+	"\x06filter\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
+	"\border_by\x18\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\aorderBy\"\xaf\x01\n" +
+	"\x16ListImportJobsResponse\x122\n" +
+	"\vimport_jobs\x18\x01 \x03(\v2\x11.kms.v1.ImportJobR\n" +
+	"importJobs\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
+	"\n" +
+	"total_size\x18\x03 \x01(\x03R\ttotalSize\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"~\n" +
+	"\x13CancelImportRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x88\xdb\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"\x8e\x04\n" +
+	"\x17ImportKeyVersionRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12+\n" +
+	"\n" +
+	"import_job\x18\x04 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\x88\xdb\x18\x01R\timportJob\x12.\n" +
+	"\vwrapped_key\x18\x05 \x01(\fB\v\xbaH\bz\x06\x10\x01\x18\x80\x80\x01H\x00R\n" +
+	"wrappedKey\x12/\n" +
+	"\fkey_material\x18\x06 \x01(\fB\n" +
+	"\xbaH\az\x05\x10\x01\x18\x80@H\x00R\vkeyMaterial\x12!\n" +
+	"\aversion\x18\a \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\aversion\x12!\n" +
+	"\fmake_primary\x18\b \x01(\bR\vmakePrimary:\xa2\x01\xbaH\x9e\x01\x1a\x9b\x01\n" +
+	"\x16import_key_version.job\x12Owrapped_key needs the import_job that it was wrapped for, and key_material none\x1a0has(this.wrapped_key) == (this.import_job != '')B\x11\n" +
+	"\bmaterial\x12\x05\xbaH\x02\b\x01\"\x83\x01\n" +
+	"\x18DeleteKeyMaterialRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe8\xda\x18\x01R\x04name\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"\xda\x01\n" +
+	"\x13GetPublicKeyRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xf0\xda\x18\x01R\x04name\x12!\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12D\n" +
+	"\x06format\x18\x03 \x01(\x0e2\".kms.v1.GetPublicKeyRequest.FormatB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06format\";\n" +
+	"\x06Format\x12\x16\n" +
+	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\a\n" +
+	"\x03PEM\x10\x01\x12\a\n" +
+	"\x03DER\x10\x02\x12\a\n" +
+	"\x03JWK\x10\x03\"\xc3\x01\n" +
+	"\x14GetPublicKeyResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x05R\aversion\x123\n" +
+	"\talgorithm\x18\x03 \x01(\x0e2\x15.kms.v1.Key.AlgorithmR\talgorithm\x12\x12\n" +
+	"\x03pem\x18\x04 \x01(\tH\x00R\x03pem\x12\x12\n" +
+	"\x03der\x18\x05 \x01(\fH\x00R\x03der\x12\x12\n" +
+	"\x03jwk\x18\x06 \x01(\tH\x00R\x03jwkB\f\n" +
+	"\n" +
+	"public_key2\xa77\n" +
 	"\n" +
 	"KeyService\x12\x99\x01\n" +
 	"\rCreateKeyRing\x12\x1c.kms.v1.CreateKeyRingRequest\x1a\x0f.kms.v1.KeyRing\"Y\xc2\xda\x18\x13kms.keyRings.create\x82\xd3\xe4\x93\x02<:\bkey_ring\"0/api/v1/{parent=projects/*/locations/*}/keyRings\x12\x86\x01\n" +
@@ -3251,7 +4135,15 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\fUnarchiveKey\x12\x1b.kms.v1.UnarchiveKeyRequest\x1a\v.kms.v1.Key\"b\xc2\xda\x18\x12kms.keys.unarchive\x82\xd3\xe4\x93\x02F:\x01*\"A/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:unarchive\x12\xab\x01\n" +
 	"\x0fAddUsageBinding\x12\x1e.kms.v1.AddUsageBindingRequest\x1a\v.kms.v1.Key\"k\xc2\xda\x18\x15kms.usageBindings.add\x82\xd3\xe4\x93\x02L:\x01*\"G/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:addUsageBinding\x12\xb7\x01\n" +
 	"\x12RemoveUsageBinding\x12!.kms.v1.RemoveUsageBindingRequest\x1a\v.kms.v1.Key\"q\xc2\xda\x18\x18kms.usageBindings.remove\x82\xd3\xe4\x93\x02O:\x01*\"J/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:removeUsageBinding\x12\xc3\x01\n" +
-	"\x11ListUsageBindings\x12 .kms.v1.ListUsageBindingsRequest\x1a!.kms.v1.ListUsageBindingsResponse\"i\xc2\xda\x18\x16kms.usageBindings.list\x82\xd3\xe4\x93\x02I\x12G/api/v1/{parent=projects/*/locations/*/keyRings/*/keys/*}/usageBindingsB1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
+	"\x11ListUsageBindings\x12 .kms.v1.ListUsageBindingsRequest\x1a!.kms.v1.ListUsageBindingsResponse\"i\xc2\xda\x18\x16kms.usageBindings.list\x82\xd3\xe4\x93\x02I\x12G/api/v1/{parent=projects/*/locations/*/keyRings/*/keys/*}/usageBindings\x12\xb0\x01\n" +
+	"\x0fCreateImportJob\x12\x1e.kms.v1.CreateImportJobRequest\x1a\x11.kms.v1.ImportJob\"j\xc2\xda\x18\x15kms.importJobs.create\x82\xd3\xe4\x93\x02K:\n" +
+	"import_job\"=/api/v1/{parent=projects/*/locations/*/keyRings/*}/importJobs\x12\x9b\x01\n" +
+	"\fGetImportJob\x12\x1b.kms.v1.GetImportJobRequest\x1a\x11.kms.v1.ImportJob\"[\xc2\xda\x18\x12kms.importJobs.get\x82\xd3\xe4\x93\x02?\x12=/api/v1/{name=projects/*/locations/*/keyRings/*/importJobs/*}\x12\xad\x01\n" +
+	"\x0eListImportJobs\x12\x1d.kms.v1.ListImportJobsRequest\x1a\x1e.kms.v1.ListImportJobsResponse\"\\\xc2\xda\x18\x13kms.importJobs.list\x82\xd3\xe4\x93\x02?\x12=/api/v1/{parent=projects/*/locations/*/keyRings/*}/importJobs\x12\xa8\x01\n" +
+	"\fCancelImport\x12\x1b.kms.v1.CancelImportRequest\x1a\x11.kms.v1.ImportJob\"h\xc2\xda\x18\x15kms.importJobs.cancel\x82\xd3\xe4\x93\x02I:\x01*\"D/api/v1/{name=projects/*/locations/*/keyRings/*/importJobs/*}:cancel\x12\xac\x01\n" +
+	"\x10ImportKeyVersion\x12\x1f.kms.v1.ImportKeyVersionRequest\x1a\x12.kms.v1.KeyVersion\"c\xc2\xda\x18\x16kms.keyVersions.import\x82\xd3\xe4\x93\x02C:\x01*\">/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:import\x12\xc9\x01\n" +
+	"\x11DeleteKeyMaterial\x12 .kms.v1.DeleteKeyMaterialRequest\x1a\x12.kms.v1.KeyVersion\"~\xc2\xda\x18\x1ekms.keyVersions.deleteMaterial\x82\xd3\xe4\x93\x02V:\x01*\"Q/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}:deleteMaterial\x12\x86\x02\n" +
+	"\fGetPublicKey\x12\x1b.kms.v1.GetPublicKeyRequest\x1a\x1c.kms.v1.GetPublicKeyResponse\"\xba\x01\xc2\xda\x18\x1ckms.keyVersions.getPublicKey\x82\xd3\xe4\x93\x02\x93\x01ZN\x12L/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}/publicKey\x12A/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}/publicKeyB1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
 
 var (
 	file_kms_v1_key_service_proto_rawDescOnce sync.Once
@@ -3265,147 +4157,178 @@ func file_kms_v1_key_service_proto_rawDescGZIP() []byte {
 	return file_kms_v1_key_service_proto_rawDescData
 }
 
-var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_kms_v1_key_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_kms_v1_key_service_proto_goTypes = []any{
-	(*CreateKeyRingRequest)(nil),                 // 0: kms.v1.CreateKeyRingRequest
-	(*GetKeyRingRequest)(nil),                    // 1: kms.v1.GetKeyRingRequest
-	(*ListKeyRingsRequest)(nil),                  // 2: kms.v1.ListKeyRingsRequest
-	(*ListKeyRingsResponse)(nil),                 // 3: kms.v1.ListKeyRingsResponse
-	(*ArchiveKeyRingRequest)(nil),                // 4: kms.v1.ArchiveKeyRingRequest
-	(*UnarchiveKeyRingRequest)(nil),              // 5: kms.v1.UnarchiveKeyRingRequest
-	(*CreateKeyRequest)(nil),                     // 6: kms.v1.CreateKeyRequest
-	(*GetKeyRequest)(nil),                        // 7: kms.v1.GetKeyRequest
-	(*ListKeysRequest)(nil),                      // 8: kms.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),                     // 9: kms.v1.ListKeysResponse
-	(*CountKeysRequest)(nil),                     // 10: kms.v1.CountKeysRequest
-	(*CountKeysResponse)(nil),                    // 11: kms.v1.CountKeysResponse
-	(*AddKeyAliasRequest)(nil),                   // 12: kms.v1.AddKeyAliasRequest
-	(*RemoveKeyAliasRequest)(nil),                // 13: kms.v1.RemoveKeyAliasRequest
-	(*UpdateKeyRequest)(nil),                     // 14: kms.v1.UpdateKeyRequest
-	(*RotateKeyRequest)(nil),                     // 15: kms.v1.RotateKeyRequest
-	(*EnableKeyRequest)(nil),                     // 16: kms.v1.EnableKeyRequest
-	(*DisableKeyRequest)(nil),                    // 17: kms.v1.DisableKeyRequest
-	(*GetKeyVersionRequest)(nil),                 // 18: kms.v1.GetKeyVersionRequest
-	(*ListKeyVersionsRequest)(nil),               // 19: kms.v1.ListKeyVersionsRequest
-	(*ListKeyVersionsResponse)(nil),              // 20: kms.v1.ListKeyVersionsResponse
-	(*EnableKeyVersionRequest)(nil),              // 21: kms.v1.EnableKeyVersionRequest
-	(*DisableKeyVersionRequest)(nil),             // 22: kms.v1.DisableKeyVersionRequest
-	(*ScheduleKeyDeletionRequest)(nil),           // 23: kms.v1.ScheduleKeyDeletionRequest
-	(*ScheduleKeyDeletionResponse)(nil),          // 24: kms.v1.ScheduleKeyDeletionResponse
-	(*CancelKeyDeletionRequest)(nil),             // 25: kms.v1.CancelKeyDeletionRequest
-	(*DeleteKeyRequest)(nil),                     // 26: kms.v1.DeleteKeyRequest
-	(*UpdateRotationPeriodRequest)(nil),          // 27: kms.v1.UpdateRotationPeriodRequest
-	(*EnableAutoRotationRequest)(nil),            // 28: kms.v1.EnableAutoRotationRequest
-	(*DisableAutoRotationRequest)(nil),           // 29: kms.v1.DisableAutoRotationRequest
-	(*CreateKeyVersionRequest)(nil),              // 30: kms.v1.CreateKeyVersionRequest
-	(*SetPrimaryVersionRequest)(nil),             // 31: kms.v1.SetPrimaryVersionRequest
-	(*ScheduleKeyVersionDestructionRequest)(nil), // 32: kms.v1.ScheduleKeyVersionDestructionRequest
-	(*RestoreKeyVersionRequest)(nil),             // 33: kms.v1.RestoreKeyVersionRequest
-	(*ArchiveKeyRequest)(nil),                    // 34: kms.v1.ArchiveKeyRequest
-	(*UnarchiveKeyRequest)(nil),                  // 35: kms.v1.UnarchiveKeyRequest
-	(*AddUsageBindingRequest)(nil),               // 36: kms.v1.AddUsageBindingRequest
-	(*RemoveUsageBindingRequest)(nil),            // 37: kms.v1.RemoveUsageBindingRequest
-	(*ListUsageBindingsRequest)(nil),             // 38: kms.v1.ListUsageBindingsRequest
-	(*ListUsageBindingsResponse)(nil),            // 39: kms.v1.ListUsageBindingsResponse
-	(*UsageBinding)(nil),                         // 40: kms.v1.UsageBinding
-	(*KeyRing)(nil),                              // 41: kms.v1.KeyRing
-	(*Key)(nil),                                  // 42: kms.v1.Key
-	(*fieldmaskpb.FieldMask)(nil),                // 43: google.protobuf.FieldMask
-	(*KeyVersion)(nil),                           // 44: kms.v1.KeyVersion
-	(*durationpb.Duration)(nil),                  // 45: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),                // 46: google.protobuf.Timestamp
+	(GetPublicKeyRequest_Format)(0),              // 0: kms.v1.GetPublicKeyRequest.Format
+	(*CreateKeyRingRequest)(nil),                 // 1: kms.v1.CreateKeyRingRequest
+	(*GetKeyRingRequest)(nil),                    // 2: kms.v1.GetKeyRingRequest
+	(*ListKeyRingsRequest)(nil),                  // 3: kms.v1.ListKeyRingsRequest
+	(*ListKeyRingsResponse)(nil),                 // 4: kms.v1.ListKeyRingsResponse
+	(*ArchiveKeyRingRequest)(nil),                // 5: kms.v1.ArchiveKeyRingRequest
+	(*UnarchiveKeyRingRequest)(nil),              // 6: kms.v1.UnarchiveKeyRingRequest
+	(*CreateKeyRequest)(nil),                     // 7: kms.v1.CreateKeyRequest
+	(*GetKeyRequest)(nil),                        // 8: kms.v1.GetKeyRequest
+	(*ListKeysRequest)(nil),                      // 9: kms.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),                     // 10: kms.v1.ListKeysResponse
+	(*CountKeysRequest)(nil),                     // 11: kms.v1.CountKeysRequest
+	(*CountKeysResponse)(nil),                    // 12: kms.v1.CountKeysResponse
+	(*AddKeyAliasRequest)(nil),                   // 13: kms.v1.AddKeyAliasRequest
+	(*RemoveKeyAliasRequest)(nil),                // 14: kms.v1.RemoveKeyAliasRequest
+	(*UpdateKeyRequest)(nil),                     // 15: kms.v1.UpdateKeyRequest
+	(*RotateKeyRequest)(nil),                     // 16: kms.v1.RotateKeyRequest
+	(*EnableKeyRequest)(nil),                     // 17: kms.v1.EnableKeyRequest
+	(*DisableKeyRequest)(nil),                    // 18: kms.v1.DisableKeyRequest
+	(*GetKeyVersionRequest)(nil),                 // 19: kms.v1.GetKeyVersionRequest
+	(*ListKeyVersionsRequest)(nil),               // 20: kms.v1.ListKeyVersionsRequest
+	(*ListKeyVersionsResponse)(nil),              // 21: kms.v1.ListKeyVersionsResponse
+	(*EnableKeyVersionRequest)(nil),              // 22: kms.v1.EnableKeyVersionRequest
+	(*DisableKeyVersionRequest)(nil),             // 23: kms.v1.DisableKeyVersionRequest
+	(*ScheduleKeyDeletionRequest)(nil),           // 24: kms.v1.ScheduleKeyDeletionRequest
+	(*ScheduleKeyDeletionResponse)(nil),          // 25: kms.v1.ScheduleKeyDeletionResponse
+	(*CancelKeyDeletionRequest)(nil),             // 26: kms.v1.CancelKeyDeletionRequest
+	(*DeleteKeyRequest)(nil),                     // 27: kms.v1.DeleteKeyRequest
+	(*UpdateRotationPeriodRequest)(nil),          // 28: kms.v1.UpdateRotationPeriodRequest
+	(*EnableAutoRotationRequest)(nil),            // 29: kms.v1.EnableAutoRotationRequest
+	(*DisableAutoRotationRequest)(nil),           // 30: kms.v1.DisableAutoRotationRequest
+	(*CreateKeyVersionRequest)(nil),              // 31: kms.v1.CreateKeyVersionRequest
+	(*SetPrimaryVersionRequest)(nil),             // 32: kms.v1.SetPrimaryVersionRequest
+	(*ScheduleKeyVersionDestructionRequest)(nil), // 33: kms.v1.ScheduleKeyVersionDestructionRequest
+	(*RestoreKeyVersionRequest)(nil),             // 34: kms.v1.RestoreKeyVersionRequest
+	(*ArchiveKeyRequest)(nil),                    // 35: kms.v1.ArchiveKeyRequest
+	(*UnarchiveKeyRequest)(nil),                  // 36: kms.v1.UnarchiveKeyRequest
+	(*AddUsageBindingRequest)(nil),               // 37: kms.v1.AddUsageBindingRequest
+	(*RemoveUsageBindingRequest)(nil),            // 38: kms.v1.RemoveUsageBindingRequest
+	(*ListUsageBindingsRequest)(nil),             // 39: kms.v1.ListUsageBindingsRequest
+	(*ListUsageBindingsResponse)(nil),            // 40: kms.v1.ListUsageBindingsResponse
+	(*UsageBinding)(nil),                         // 41: kms.v1.UsageBinding
+	(*CreateImportJobRequest)(nil),               // 42: kms.v1.CreateImportJobRequest
+	(*GetImportJobRequest)(nil),                  // 43: kms.v1.GetImportJobRequest
+	(*ListImportJobsRequest)(nil),                // 44: kms.v1.ListImportJobsRequest
+	(*ListImportJobsResponse)(nil),               // 45: kms.v1.ListImportJobsResponse
+	(*CancelImportRequest)(nil),                  // 46: kms.v1.CancelImportRequest
+	(*ImportKeyVersionRequest)(nil),              // 47: kms.v1.ImportKeyVersionRequest
+	(*DeleteKeyMaterialRequest)(nil),             // 48: kms.v1.DeleteKeyMaterialRequest
+	(*GetPublicKeyRequest)(nil),                  // 49: kms.v1.GetPublicKeyRequest
+	(*GetPublicKeyResponse)(nil),                 // 50: kms.v1.GetPublicKeyResponse
+	(*KeyRing)(nil),                              // 51: kms.v1.KeyRing
+	(*Key)(nil),                                  // 52: kms.v1.Key
+	(*fieldmaskpb.FieldMask)(nil),                // 53: google.protobuf.FieldMask
+	(*KeyVersion)(nil),                           // 54: kms.v1.KeyVersion
+	(*durationpb.Duration)(nil),                  // 55: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),                // 56: google.protobuf.Timestamp
+	(*ImportJob)(nil),                            // 57: kms.v1.ImportJob
+	(Key_Algorithm)(0),                           // 58: kms.v1.Key.Algorithm
 }
 var file_kms_v1_key_service_proto_depIdxs = []int32{
-	41, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
-	41, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
-	42, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
-	42, // 3: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
-	42, // 4: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
-	43, // 5: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	44, // 6: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
-	45, // 7: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
-	45, // 8: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
-	42, // 9: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
-	46, // 10: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
-	46, // 11: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
-	45, // 12: kms.v1.UpdateRotationPeriodRequest.rotation_period:type_name -> google.protobuf.Duration
-	45, // 13: kms.v1.EnableAutoRotationRequest.rotation_period:type_name -> google.protobuf.Duration
-	45, // 14: kms.v1.ScheduleKeyVersionDestructionRequest.wait:type_name -> google.protobuf.Duration
-	40, // 15: kms.v1.ListUsageBindingsResponse.usage_bindings:type_name -> kms.v1.UsageBinding
-	46, // 16: kms.v1.UsageBinding.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 17: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
-	1,  // 18: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
-	2,  // 19: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
-	4,  // 20: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
-	5,  // 21: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
-	6,  // 22: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
-	7,  // 23: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
-	8,  // 24: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
-	10, // 25: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
-	12, // 26: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
-	13, // 27: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
-	14, // 28: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
-	15, // 29: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
-	16, // 30: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
-	17, // 31: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
-	18, // 32: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
-	19, // 33: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
-	21, // 34: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
-	22, // 35: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
-	23, // 36: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
-	25, // 37: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
-	26, // 38: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
-	27, // 39: kms.v1.KeyService.UpdateRotationPeriod:input_type -> kms.v1.UpdateRotationPeriodRequest
-	28, // 40: kms.v1.KeyService.EnableAutoRotation:input_type -> kms.v1.EnableAutoRotationRequest
-	29, // 41: kms.v1.KeyService.DisableAutoRotation:input_type -> kms.v1.DisableAutoRotationRequest
-	30, // 42: kms.v1.KeyService.CreateKeyVersion:input_type -> kms.v1.CreateKeyVersionRequest
-	31, // 43: kms.v1.KeyService.SetPrimaryVersion:input_type -> kms.v1.SetPrimaryVersionRequest
-	32, // 44: kms.v1.KeyService.ScheduleKeyVersionDestruction:input_type -> kms.v1.ScheduleKeyVersionDestructionRequest
-	33, // 45: kms.v1.KeyService.RestoreKeyVersion:input_type -> kms.v1.RestoreKeyVersionRequest
-	34, // 46: kms.v1.KeyService.ArchiveKey:input_type -> kms.v1.ArchiveKeyRequest
-	35, // 47: kms.v1.KeyService.UnarchiveKey:input_type -> kms.v1.UnarchiveKeyRequest
-	36, // 48: kms.v1.KeyService.AddUsageBinding:input_type -> kms.v1.AddUsageBindingRequest
-	37, // 49: kms.v1.KeyService.RemoveUsageBinding:input_type -> kms.v1.RemoveUsageBindingRequest
-	38, // 50: kms.v1.KeyService.ListUsageBindings:input_type -> kms.v1.ListUsageBindingsRequest
-	41, // 51: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
-	41, // 52: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
-	3,  // 53: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
-	41, // 54: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
-	41, // 55: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
-	42, // 56: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
-	42, // 57: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
-	9,  // 58: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
-	11, // 59: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
-	42, // 60: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
-	42, // 61: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
-	42, // 62: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
-	42, // 63: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
-	42, // 64: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
-	42, // 65: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
-	44, // 66: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
-	20, // 67: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
-	44, // 68: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
-	44, // 69: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
-	24, // 70: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
-	42, // 71: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
-	42, // 72: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
-	42, // 73: kms.v1.KeyService.UpdateRotationPeriod:output_type -> kms.v1.Key
-	42, // 74: kms.v1.KeyService.EnableAutoRotation:output_type -> kms.v1.Key
-	42, // 75: kms.v1.KeyService.DisableAutoRotation:output_type -> kms.v1.Key
-	44, // 76: kms.v1.KeyService.CreateKeyVersion:output_type -> kms.v1.KeyVersion
-	42, // 77: kms.v1.KeyService.SetPrimaryVersion:output_type -> kms.v1.Key
-	44, // 78: kms.v1.KeyService.ScheduleKeyVersionDestruction:output_type -> kms.v1.KeyVersion
-	44, // 79: kms.v1.KeyService.RestoreKeyVersion:output_type -> kms.v1.KeyVersion
-	42, // 80: kms.v1.KeyService.ArchiveKey:output_type -> kms.v1.Key
-	42, // 81: kms.v1.KeyService.UnarchiveKey:output_type -> kms.v1.Key
-	42, // 82: kms.v1.KeyService.AddUsageBinding:output_type -> kms.v1.Key
-	42, // 83: kms.v1.KeyService.RemoveUsageBinding:output_type -> kms.v1.Key
-	39, // 84: kms.v1.KeyService.ListUsageBindings:output_type -> kms.v1.ListUsageBindingsResponse
-	51, // [51:85] is the sub-list for method output_type
-	17, // [17:51] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	51, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
+	51, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
+	52, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
+	52, // 3: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
+	52, // 4: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
+	53, // 5: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	54, // 6: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
+	55, // 7: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
+	55, // 8: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
+	52, // 9: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
+	56, // 10: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
+	56, // 11: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
+	55, // 12: kms.v1.UpdateRotationPeriodRequest.rotation_period:type_name -> google.protobuf.Duration
+	55, // 13: kms.v1.EnableAutoRotationRequest.rotation_period:type_name -> google.protobuf.Duration
+	55, // 14: kms.v1.ScheduleKeyVersionDestructionRequest.wait:type_name -> google.protobuf.Duration
+	41, // 15: kms.v1.ListUsageBindingsResponse.usage_bindings:type_name -> kms.v1.UsageBinding
+	56, // 16: kms.v1.UsageBinding.create_time:type_name -> google.protobuf.Timestamp
+	57, // 17: kms.v1.CreateImportJobRequest.import_job:type_name -> kms.v1.ImportJob
+	57, // 18: kms.v1.ListImportJobsResponse.import_jobs:type_name -> kms.v1.ImportJob
+	0,  // 19: kms.v1.GetPublicKeyRequest.format:type_name -> kms.v1.GetPublicKeyRequest.Format
+	58, // 20: kms.v1.GetPublicKeyResponse.algorithm:type_name -> kms.v1.Key.Algorithm
+	1,  // 21: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
+	2,  // 22: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
+	3,  // 23: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
+	5,  // 24: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
+	6,  // 25: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
+	7,  // 26: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
+	8,  // 27: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
+	9,  // 28: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
+	11, // 29: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
+	13, // 30: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
+	14, // 31: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
+	15, // 32: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
+	16, // 33: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
+	17, // 34: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
+	18, // 35: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
+	19, // 36: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
+	20, // 37: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
+	22, // 38: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
+	23, // 39: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
+	24, // 40: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
+	26, // 41: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
+	27, // 42: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
+	28, // 43: kms.v1.KeyService.UpdateRotationPeriod:input_type -> kms.v1.UpdateRotationPeriodRequest
+	29, // 44: kms.v1.KeyService.EnableAutoRotation:input_type -> kms.v1.EnableAutoRotationRequest
+	30, // 45: kms.v1.KeyService.DisableAutoRotation:input_type -> kms.v1.DisableAutoRotationRequest
+	31, // 46: kms.v1.KeyService.CreateKeyVersion:input_type -> kms.v1.CreateKeyVersionRequest
+	32, // 47: kms.v1.KeyService.SetPrimaryVersion:input_type -> kms.v1.SetPrimaryVersionRequest
+	33, // 48: kms.v1.KeyService.ScheduleKeyVersionDestruction:input_type -> kms.v1.ScheduleKeyVersionDestructionRequest
+	34, // 49: kms.v1.KeyService.RestoreKeyVersion:input_type -> kms.v1.RestoreKeyVersionRequest
+	35, // 50: kms.v1.KeyService.ArchiveKey:input_type -> kms.v1.ArchiveKeyRequest
+	36, // 51: kms.v1.KeyService.UnarchiveKey:input_type -> kms.v1.UnarchiveKeyRequest
+	37, // 52: kms.v1.KeyService.AddUsageBinding:input_type -> kms.v1.AddUsageBindingRequest
+	38, // 53: kms.v1.KeyService.RemoveUsageBinding:input_type -> kms.v1.RemoveUsageBindingRequest
+	39, // 54: kms.v1.KeyService.ListUsageBindings:input_type -> kms.v1.ListUsageBindingsRequest
+	42, // 55: kms.v1.KeyService.CreateImportJob:input_type -> kms.v1.CreateImportJobRequest
+	43, // 56: kms.v1.KeyService.GetImportJob:input_type -> kms.v1.GetImportJobRequest
+	44, // 57: kms.v1.KeyService.ListImportJobs:input_type -> kms.v1.ListImportJobsRequest
+	46, // 58: kms.v1.KeyService.CancelImport:input_type -> kms.v1.CancelImportRequest
+	47, // 59: kms.v1.KeyService.ImportKeyVersion:input_type -> kms.v1.ImportKeyVersionRequest
+	48, // 60: kms.v1.KeyService.DeleteKeyMaterial:input_type -> kms.v1.DeleteKeyMaterialRequest
+	49, // 61: kms.v1.KeyService.GetPublicKey:input_type -> kms.v1.GetPublicKeyRequest
+	51, // 62: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
+	51, // 63: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
+	4,  // 64: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
+	51, // 65: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
+	51, // 66: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
+	52, // 67: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
+	52, // 68: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
+	10, // 69: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
+	12, // 70: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
+	52, // 71: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
+	52, // 72: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
+	52, // 73: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
+	52, // 74: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
+	52, // 75: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
+	52, // 76: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
+	54, // 77: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
+	21, // 78: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
+	54, // 79: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
+	54, // 80: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
+	25, // 81: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
+	52, // 82: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
+	52, // 83: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
+	52, // 84: kms.v1.KeyService.UpdateRotationPeriod:output_type -> kms.v1.Key
+	52, // 85: kms.v1.KeyService.EnableAutoRotation:output_type -> kms.v1.Key
+	52, // 86: kms.v1.KeyService.DisableAutoRotation:output_type -> kms.v1.Key
+	54, // 87: kms.v1.KeyService.CreateKeyVersion:output_type -> kms.v1.KeyVersion
+	52, // 88: kms.v1.KeyService.SetPrimaryVersion:output_type -> kms.v1.Key
+	54, // 89: kms.v1.KeyService.ScheduleKeyVersionDestruction:output_type -> kms.v1.KeyVersion
+	54, // 90: kms.v1.KeyService.RestoreKeyVersion:output_type -> kms.v1.KeyVersion
+	52, // 91: kms.v1.KeyService.ArchiveKey:output_type -> kms.v1.Key
+	52, // 92: kms.v1.KeyService.UnarchiveKey:output_type -> kms.v1.Key
+	52, // 93: kms.v1.KeyService.AddUsageBinding:output_type -> kms.v1.Key
+	52, // 94: kms.v1.KeyService.RemoveUsageBinding:output_type -> kms.v1.Key
+	40, // 95: kms.v1.KeyService.ListUsageBindings:output_type -> kms.v1.ListUsageBindingsResponse
+	57, // 96: kms.v1.KeyService.CreateImportJob:output_type -> kms.v1.ImportJob
+	57, // 97: kms.v1.KeyService.GetImportJob:output_type -> kms.v1.ImportJob
+	45, // 98: kms.v1.KeyService.ListImportJobs:output_type -> kms.v1.ListImportJobsResponse
+	57, // 99: kms.v1.KeyService.CancelImport:output_type -> kms.v1.ImportJob
+	54, // 100: kms.v1.KeyService.ImportKeyVersion:output_type -> kms.v1.KeyVersion
+	54, // 101: kms.v1.KeyService.DeleteKeyMaterial:output_type -> kms.v1.KeyVersion
+	50, // 102: kms.v1.KeyService.GetPublicKey:output_type -> kms.v1.GetPublicKeyResponse
+	62, // [62:103] is the sub-list for method output_type
+	21, // [21:62] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_kms_v1_key_service_proto_init() }
@@ -3416,18 +4339,28 @@ func file_kms_v1_key_service_proto_init() {
 	file_kms_v1_permission_proto_init()
 	file_kms_v1_resources_proto_init()
 	file_kms_v1_rules_proto_init()
+	file_kms_v1_key_service_proto_msgTypes[46].OneofWrappers = []any{
+		(*ImportKeyVersionRequest_WrappedKey)(nil),
+		(*ImportKeyVersionRequest_KeyMaterial)(nil),
+	}
+	file_kms_v1_key_service_proto_msgTypes[49].OneofWrappers = []any{
+		(*GetPublicKeyResponse_Pem)(nil),
+		(*GetPublicKeyResponse_Der)(nil),
+		(*GetPublicKeyResponse_Jwk)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kms_v1_key_service_proto_rawDesc), len(file_kms_v1_key_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   41,
+			NumEnums:      1,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_kms_v1_key_service_proto_goTypes,
 		DependencyIndexes: file_kms_v1_key_service_proto_depIdxs,
+		EnumInfos:         file_kms_v1_key_service_proto_enumTypes,
 		MessageInfos:      file_kms_v1_key_service_proto_msgTypes,
 	}.Build()
 	File_kms_v1_key_service_proto = out.File

@@ -554,7 +554,7 @@ const (
 	KeyVersion_GENERATED          KeyVersion_Origin = 1
 	// Unwrapped inside the token.
 	KeyVersion_IMPORTED KeyVersion_Origin = 2
-	// Handed over in the clear.
+	// Seen by the server in the clear: it was handed over so, or wrapped by RSA-OAEP alone.
 	KeyVersion_IMPORTED_CLEAR KeyVersion_Origin = 3
 )
 
@@ -665,7 +665,9 @@ type ImportJob_State int32
 const (
 	ImportJob_STATE_UNSPECIFIED ImportJob_State = 0
 	ImportJob_ACTIVE            ImportJob_State = 1
-	ImportJob_EXPIRED           ImportJob_State = 2
+	// Three days after it was made.
+	ImportJob_EXPIRED  ImportJob_State = 2
+	ImportJob_CANCELED ImportJob_State = 3
 )
 
 // Enum value maps for ImportJob_State.
@@ -674,11 +676,13 @@ var (
 		0: "STATE_UNSPECIFIED",
 		1: "ACTIVE",
 		2: "EXPIRED",
+		3: "CANCELED",
 	}
 	ImportJob_State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
 		"ACTIVE":            1,
 		"EXPIRED":           2,
+		"CANCELED":          3,
 	}
 )
 
@@ -971,7 +975,8 @@ type Key struct {
 	Uid     string      `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
 	State   Key_State   `protobuf:"varint,3,opt,name=state,proto3,enum=kms.v1.Key_State" json:"state,omitempty"`
 	Purpose Key_Purpose `protobuf:"varint,4,opt,name=purpose,proto3,enum=kms.v1.Key_Purpose" json:"purpose,omitempty"`
-	// The default of a purpose is chosen when this is left out: AES_256_GCM for ENCRYPT_DECRYPT.
+	// The default of a purpose is chosen when this is left out: AES_256_GCM for ENCRYPT_DECRYPT, HMAC_SHA256 for MAC,
+	// EC_P256_SHA256 for SIGN_VERIFY, RSA_3072_OAEP_SHA256 for ASYMMETRIC_DECRYPT.
 	Algorithm Key_Algorithm `protobuf:"varint,5,opt,name=algorithm,proto3,enum=kms.v1.Key_Algorithm" json:"algorithm,omitempty"`
 	// What a use may ask for instead of `algorithm`, where the material allows it.
 	AllowedAlgorithms []Key_Algorithm `protobuf:"varint,6,rep,packed,name=allowed_algorithms,json=allowedAlgorithms,proto3,enum=kms.v1.Key_Algorithm" json:"allowed_algorithms,omitempty"`
@@ -1452,12 +1457,16 @@ type ImportJob struct {
 	Method          ImportJob_Method    `protobuf:"varint,2,opt,name=method,proto3,enum=kms.v1.ImportJob_Method" json:"method,omitempty"`
 	State           ImportJob_State     `protobuf:"varint,3,opt,name=state,proto3,enum=kms.v1.ImportJob_State" json:"state,omitempty"`
 	ProtectionLevel Key_ProtectionLevel `protobuf:"varint,4,opt,name=protection_level,json=protectionLevel,proto3,enum=kms.v1.Key_ProtectionLevel" json:"protection_level,omitempty"`
-	// PEM.
-	PublicKey     string                 `protobuf:"bytes,5,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	Revision      uint64                 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
-	Etag          string                 `protobuf:"bytes,9,opt,name=etag,proto3" json:"etag,omitempty"`
+	// PEM SubjectPublicKeyInfo.
+	PublicKey  string                 `protobuf:"bytes,5,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	Revision   uint64                 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	Etag       string                 `protobuf:"bytes,9,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The principal that created the job.
+	Creator string `protobuf:"bytes,10,opt,name=creator,proto3" json:"creator,omitempty"`
+	// How many wrapped keys were sent to it; each serves one import.
+	Imports       int32 `protobuf:"varint,11,opt,name=imports,proto3" json:"imports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1553,6 +1562,20 @@ func (x *ImportJob) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *ImportJob) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *ImportJob) GetImports() int32 {
+	if x != nil {
+		return x.Imports
+	}
+	return 0
 }
 
 // One line of the activity log: who did what with which key, when, from where, and how it ended.
@@ -2322,7 +2345,7 @@ const file_kms_v1_resources_proto_rawDesc = "" +
 	"\x12ORIGIN_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tGENERATED\x10\x01\x12\f\n" +
 	"\bIMPORTED\x10\x02\x12\x12\n" +
-	"\x0eIMPORTED_CLEAR\x10\x03\"\xf9\x04\n" +
+	"\x0eIMPORTED_CLEAR\x10\x03\"\xbb\x05\n" +
 	"\tImportJob\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
 	"\x06method\x18\x02 \x01(\x0e2\x18.kms.v1.ImportJob.MethodB\b\xbaH\x05\x82\x01\x02\x10\x01R\x06method\x12-\n" +
@@ -2335,18 +2358,22 @@ const file_kms_v1_resources_proto_rawDesc = "" +
 	"\vexpire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x1a\n" +
 	"\brevision\x18\b \x01(\x04R\brevision\x12\x12\n" +
-	"\x04etag\x18\t \x01(\tR\x04etag\"\x98\x01\n" +
+	"\x04etag\x18\t \x01(\tR\x04etag\x12\x18\n" +
+	"\acreator\x18\n" +
+	" \x01(\tR\acreator\x12\x18\n" +
+	"\aimports\x18\v \x01(\x05R\aimports\"\x98\x01\n" +
 	"\x06Method\x12\x16\n" +
 	"\x12METHOD_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cRSA_OAEP_3072_SHA256_AES_256\x10\x01\x12 \n" +
 	"\x1cRSA_OAEP_4096_SHA256_AES_256\x10\x02\x12\x18\n" +
 	"\x14RSA_OAEP_3072_SHA256\x10\x03\x12\x18\n" +
-	"\x14RSA_OAEP_4096_SHA256\x10\x04\"7\n" +
+	"\x14RSA_OAEP_4096_SHA256\x10\x04\"E\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
 	"\x06ACTIVE\x10\x01\x12\v\n" +
-	"\aEXPIRED\x10\x02\"\xdf\n" +
+	"\aEXPIRED\x10\x02\x12\f\n" +
+	"\bCANCELED\x10\x03\"\xdf\n" +
 	"\n" +
 	"\vActivityLog\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +

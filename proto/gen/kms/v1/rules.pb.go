@@ -98,6 +98,14 @@ var file_kms_v1_rules_proto_extTypes = []protoimpl.ExtensionInfo{
 		Filename:      "kms/v1/rules.proto",
 	},
 	{
+		ExtendedType:  (*validate.StringRules)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50609,
+		Name:          "kms.v1.import_job_name",
+		Tag:           "varint,50609,opt,name=import_job_name",
+		Filename:      "kms/v1/rules.proto",
+	},
+	{
 		ExtendedType:  (*validate.DurationRules)(nil),
 		ExtensionType: (*bool)(nil),
 		Field:         50600,
@@ -161,6 +169,10 @@ var (
 	//
 	// optional bool address_or_cidr = 50608;
 	E_AddressOrCidr = &file_kms_v1_rules_proto_extTypes[8]
+	// The name of an import job.
+	//
+	// optional bool import_job_name = 50609;
+	E_ImportJobName = &file_kms_v1_rules_proto_extTypes[9]
 )
 
 // Extension fields to validate.DurationRules.
@@ -169,11 +181,11 @@ var (
 	// duration is its total, not the part below a second.
 	//
 	// optional bool whole_days = 50600;
-	E_WholeDays = &file_kms_v1_rules_proto_extTypes[9]
+	E_WholeDays = &file_kms_v1_rules_proto_extTypes[10]
 	// How long a scheduled destruction waits.
 	//
 	// optional bool destruction_wait = 50601;
-	E_DestructionWait = &file_kms_v1_rules_proto_extTypes[10]
+	E_DestructionWait = &file_kms_v1_rules_proto_extTypes[11]
 )
 
 // Extension fields to validate.TimestampRules.
@@ -181,7 +193,7 @@ var (
 	// A time that is meant, not that of a program's empty value, and can be counted in nanoseconds.
 	//
 	// optional bool calendar_time = 50600;
-	E_CalendarTime = &file_kms_v1_rules_proto_extTypes[11]
+	E_CalendarTime = &file_kms_v1_rules_proto_extTypes[12]
 )
 
 var File_kms_v1_rules_proto protoreflect.FileDescriptor
@@ -218,7 +230,10 @@ const file_kms_v1_rules_proto_rawDesc = "" +
 	"singleLine:\xc2\x01\n" +
 	"\x0faddress_or_cidr\x12\x19.buf.validate.StringRules\x18\xb0\x8b\x03 \x01(\bB}\xc2Hz\n" +
 	"x\n" +
-	"\x16string.address_or_cidr\x12<must be an IPv4 or IPv6 address, or a prefix like 10.0.0.0/8\x1a this.isIp() || this.isIpPrefix()R\raddressOrCidr:\x88\x02\n" +
+	"\x16string.address_or_cidr\x12<must be an IPv4 or IPv6 address, or a prefix like 10.0.0.0/8\x1a this.isIp() || this.isIpPrefix()R\raddressOrCidr:\xef\x02\n" +
+	"\x0fimport_job_name\x12\x19.buf.validate.StringRules\x18\xb1\x8b\x03 \x01(\bB\xa9\x02\xc2H\xa5\x02\n" +
+	"\xa2\x02\n" +
+	"\x16string.import_job_name\x12}must be projects/{project}/locations/{location}/keyRings/{ring}/importJobs/{job}, each id 1 to 63 letters, digits, '_' or '-'\x1a\x88\x01this.matches('^projects/[a-zA-Z0-9_-]{1,63}/locations/[a-zA-Z0-9_-]{1,63}/keyRings/[a-zA-Z0-9_-]{1,63}/importJobs/[a-zA-Z0-9_-]{1,63}$')R\rimportJobName:\x88\x02\n" +
 	"\n" +
 	"whole_days\x12\x1b.buf.validate.DurationRules\x18\xa8\x8b\x03 \x01(\bB\xc9\x01\xc2H\xc5\x01\n" +
 	"\xc2\x01\n" +
@@ -245,13 +260,14 @@ var file_kms_v1_rules_proto_depIdxs = []int32{
 	0,  // 6: kms.v1.key_or_version_name:extendee -> buf.validate.StringRules
 	0,  // 7: kms.v1.single_line:extendee -> buf.validate.StringRules
 	0,  // 8: kms.v1.address_or_cidr:extendee -> buf.validate.StringRules
-	1,  // 9: kms.v1.whole_days:extendee -> buf.validate.DurationRules
-	1,  // 10: kms.v1.destruction_wait:extendee -> buf.validate.DurationRules
-	2,  // 11: kms.v1.calendar_time:extendee -> buf.validate.TimestampRules
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	0,  // [0:12] is the sub-list for extension extendee
+	0,  // 9: kms.v1.import_job_name:extendee -> buf.validate.StringRules
+	1,  // 10: kms.v1.whole_days:extendee -> buf.validate.DurationRules
+	1,  // 11: kms.v1.destruction_wait:extendee -> buf.validate.DurationRules
+	2,  // 12: kms.v1.calendar_time:extendee -> buf.validate.TimestampRules
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	0,  // [0:13] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
 }
 
@@ -267,7 +283,7 @@ func file_kms_v1_rules_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kms_v1_rules_proto_rawDesc), len(file_kms_v1_rules_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   0,
-			NumExtensions: 12,
+			NumExtensions: 13,
 			NumServices:   0,
 		},
 		GoTypes:           file_kms_v1_rules_proto_goTypes,

@@ -121,6 +121,24 @@ const (
 	// KeyServiceListUsageBindingsProcedure is the fully-qualified name of the KeyService's
 	// ListUsageBindings RPC.
 	KeyServiceListUsageBindingsProcedure = "/kms.v1.KeyService/ListUsageBindings"
+	// KeyServiceCreateImportJobProcedure is the fully-qualified name of the KeyService's
+	// CreateImportJob RPC.
+	KeyServiceCreateImportJobProcedure = "/kms.v1.KeyService/CreateImportJob"
+	// KeyServiceGetImportJobProcedure is the fully-qualified name of the KeyService's GetImportJob RPC.
+	KeyServiceGetImportJobProcedure = "/kms.v1.KeyService/GetImportJob"
+	// KeyServiceListImportJobsProcedure is the fully-qualified name of the KeyService's ListImportJobs
+	// RPC.
+	KeyServiceListImportJobsProcedure = "/kms.v1.KeyService/ListImportJobs"
+	// KeyServiceCancelImportProcedure is the fully-qualified name of the KeyService's CancelImport RPC.
+	KeyServiceCancelImportProcedure = "/kms.v1.KeyService/CancelImport"
+	// KeyServiceImportKeyVersionProcedure is the fully-qualified name of the KeyService's
+	// ImportKeyVersion RPC.
+	KeyServiceImportKeyVersionProcedure = "/kms.v1.KeyService/ImportKeyVersion"
+	// KeyServiceDeleteKeyMaterialProcedure is the fully-qualified name of the KeyService's
+	// DeleteKeyMaterial RPC.
+	KeyServiceDeleteKeyMaterialProcedure = "/kms.v1.KeyService/DeleteKeyMaterial"
+	// KeyServiceGetPublicKeyProcedure is the fully-qualified name of the KeyService's GetPublicKey RPC.
+	KeyServiceGetPublicKeyProcedure = "/kms.v1.KeyService/GetPublicKey"
 )
 
 // KeyServiceClient is a client for the kms.v1.KeyService service.
@@ -137,7 +155,9 @@ type KeyServiceClient interface {
 	// Makes an archived ring take new keys again.
 	UnarchiveKeyRing(context.Context, *v1.UnarchiveKeyRingRequest) (*v1.KeyRing, error)
 	// Makes a key and, unless told not to, its first version. The ring must exist and not be archived. An id that was ever
-	// used is ALREADY_EXISTS.
+	// used is ALREADY_EXISTS, and what the token can't do INVALID_ARGUMENT. Keys of the purposes MAC, SIGN_VERIFY and
+	// ASYMMETRIC_DECRYPT can be made, imported and kept, and their public keys be had; the methods that use them are to
+	// come. Those of ENCRYPT_DECRYPT can be used.
 	CreateKey(context.Context, *v1.CreateKeyRequest) (*v1.Key, error)
 	// Answers the key, also when it is destroyed.
 	GetKey(context.Context, *v1.GetKeyRequest) (*v1.Key, error)
@@ -201,6 +221,26 @@ type KeyServiceClient interface {
 	RemoveUsageBinding(context.Context, *v1.RemoveUsageBindingRequest) (*v1.Key, error)
 	// Lists what depends on the key, by name.
 	ListUsageBindings(context.Context, *v1.ListUsageBindingsRequest) (*v1.ListUsageBindingsResponse, error)
+	// Makes a key pair in the token that material is wrapped to. It is for three days, and for any key of its ring. An id
+	// that was ever used is ALREADY_EXISTS.
+	CreateImportJob(context.Context, *v1.CreateImportJobRequest) (*v1.ImportJob, error)
+	// Answers the job, also when it is over.
+	GetImportJob(context.Context, *v1.GetImportJobRequest) (*v1.ImportJob, error)
+	// Lists the jobs of a ring, those that are over included.
+	ListImportJobs(context.Context, *v1.ListImportJobsRequest) (*v1.ListImportJobsResponse, error)
+	// Ends a job and erases its private key. What was imported stays.
+	CancelImport(context.Context, *v1.CancelImportRequest) (*v1.ImportJob, error)
+	// Gives a key material from elsewhere: a new version, or a version whose material was deleted gets the same again. It
+	// must be of the kind and size of the key's algorithm: 32 bytes for AES_256_GCM, the length of the hash for HMAC, PKCS#8
+	// in DER for RSA (with exponent 65537) and EC. A wrapped key serves one import: sent again, for whatever key, it is
+	// FAILED_PRECONDITION. One that can't be unwrapped is INVALID_ARGUMENT, whatever is wrong with it.
+	ImportKeyVersion(context.Context, *v1.ImportKeyVersionRequest) (*v1.KeyVersion, error)
+	// Takes an imported version its material, which is erased, until the same is imported again. Without the material of its
+	// primary version a key is PENDING_IMPORT.
+	DeleteKeyMaterial(context.Context, *v1.DeleteKeyMaterialRequest) (*v1.KeyVersion, error)
+	// Answers the public key of a version, or of the primary one, in whatever state it is: what was signed with a key is to
+	// be verified also when that is gone. FAILED_PRECONDITION for keys that have none. The read is on the activity log.
+	GetPublicKey(context.Context, *v1.GetPublicKeyRequest) (*v1.GetPublicKeyResponse, error)
 }
 
 // NewKeyServiceClient constructs a client for the kms.v1.KeyService service. By default, it uses
@@ -418,6 +458,48 @@ func NewKeyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(keyServiceMethods.ByName("ListUsageBindings")),
 			connect.WithClientOptions(opts...),
 		),
+		createImportJob: connect.NewClient[v1.CreateImportJobRequest, v1.ImportJob](
+			httpClient,
+			baseURL+KeyServiceCreateImportJobProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("CreateImportJob")),
+			connect.WithClientOptions(opts...),
+		),
+		getImportJob: connect.NewClient[v1.GetImportJobRequest, v1.ImportJob](
+			httpClient,
+			baseURL+KeyServiceGetImportJobProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("GetImportJob")),
+			connect.WithClientOptions(opts...),
+		),
+		listImportJobs: connect.NewClient[v1.ListImportJobsRequest, v1.ListImportJobsResponse](
+			httpClient,
+			baseURL+KeyServiceListImportJobsProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("ListImportJobs")),
+			connect.WithClientOptions(opts...),
+		),
+		cancelImport: connect.NewClient[v1.CancelImportRequest, v1.ImportJob](
+			httpClient,
+			baseURL+KeyServiceCancelImportProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("CancelImport")),
+			connect.WithClientOptions(opts...),
+		),
+		importKeyVersion: connect.NewClient[v1.ImportKeyVersionRequest, v1.KeyVersion](
+			httpClient,
+			baseURL+KeyServiceImportKeyVersionProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("ImportKeyVersion")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteKeyMaterial: connect.NewClient[v1.DeleteKeyMaterialRequest, v1.KeyVersion](
+			httpClient,
+			baseURL+KeyServiceDeleteKeyMaterialProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("DeleteKeyMaterial")),
+			connect.WithClientOptions(opts...),
+		),
+		getPublicKey: connect.NewClient[v1.GetPublicKeyRequest, v1.GetPublicKeyResponse](
+			httpClient,
+			baseURL+KeyServiceGetPublicKeyProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("GetPublicKey")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -457,6 +539,13 @@ type keyServiceClient struct {
 	addUsageBinding               *connect.Client[v1.AddUsageBindingRequest, v1.Key]
 	removeUsageBinding            *connect.Client[v1.RemoveUsageBindingRequest, v1.Key]
 	listUsageBindings             *connect.Client[v1.ListUsageBindingsRequest, v1.ListUsageBindingsResponse]
+	createImportJob               *connect.Client[v1.CreateImportJobRequest, v1.ImportJob]
+	getImportJob                  *connect.Client[v1.GetImportJobRequest, v1.ImportJob]
+	listImportJobs                *connect.Client[v1.ListImportJobsRequest, v1.ListImportJobsResponse]
+	cancelImport                  *connect.Client[v1.CancelImportRequest, v1.ImportJob]
+	importKeyVersion              *connect.Client[v1.ImportKeyVersionRequest, v1.KeyVersion]
+	deleteKeyMaterial             *connect.Client[v1.DeleteKeyMaterialRequest, v1.KeyVersion]
+	getPublicKey                  *connect.Client[v1.GetPublicKeyRequest, v1.GetPublicKeyResponse]
 }
 
 // CreateKeyRing calls kms.v1.KeyService.CreateKeyRing.
@@ -765,6 +854,69 @@ func (c *keyServiceClient) ListUsageBindings(ctx context.Context, req *v1.ListUs
 	return nil, err
 }
 
+// CreateImportJob calls kms.v1.KeyService.CreateImportJob.
+func (c *keyServiceClient) CreateImportJob(ctx context.Context, req *v1.CreateImportJobRequest) (*v1.ImportJob, error) {
+	response, err := c.createImportJob.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetImportJob calls kms.v1.KeyService.GetImportJob.
+func (c *keyServiceClient) GetImportJob(ctx context.Context, req *v1.GetImportJobRequest) (*v1.ImportJob, error) {
+	response, err := c.getImportJob.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListImportJobs calls kms.v1.KeyService.ListImportJobs.
+func (c *keyServiceClient) ListImportJobs(ctx context.Context, req *v1.ListImportJobsRequest) (*v1.ListImportJobsResponse, error) {
+	response, err := c.listImportJobs.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// CancelImport calls kms.v1.KeyService.CancelImport.
+func (c *keyServiceClient) CancelImport(ctx context.Context, req *v1.CancelImportRequest) (*v1.ImportJob, error) {
+	response, err := c.cancelImport.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ImportKeyVersion calls kms.v1.KeyService.ImportKeyVersion.
+func (c *keyServiceClient) ImportKeyVersion(ctx context.Context, req *v1.ImportKeyVersionRequest) (*v1.KeyVersion, error) {
+	response, err := c.importKeyVersion.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DeleteKeyMaterial calls kms.v1.KeyService.DeleteKeyMaterial.
+func (c *keyServiceClient) DeleteKeyMaterial(ctx context.Context, req *v1.DeleteKeyMaterialRequest) (*v1.KeyVersion, error) {
+	response, err := c.deleteKeyMaterial.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetPublicKey calls kms.v1.KeyService.GetPublicKey.
+func (c *keyServiceClient) GetPublicKey(ctx context.Context, req *v1.GetPublicKeyRequest) (*v1.GetPublicKeyResponse, error) {
+	response, err := c.getPublicKey.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // KeyServiceHandler is an implementation of the kms.v1.KeyService service.
 type KeyServiceHandler interface {
 	// Makes a key ring. The ring `default` of every location exists already; an id that is in use is ALREADY_EXISTS.
@@ -779,7 +931,9 @@ type KeyServiceHandler interface {
 	// Makes an archived ring take new keys again.
 	UnarchiveKeyRing(context.Context, *v1.UnarchiveKeyRingRequest) (*v1.KeyRing, error)
 	// Makes a key and, unless told not to, its first version. The ring must exist and not be archived. An id that was ever
-	// used is ALREADY_EXISTS.
+	// used is ALREADY_EXISTS, and what the token can't do INVALID_ARGUMENT. Keys of the purposes MAC, SIGN_VERIFY and
+	// ASYMMETRIC_DECRYPT can be made, imported and kept, and their public keys be had; the methods that use them are to
+	// come. Those of ENCRYPT_DECRYPT can be used.
 	CreateKey(context.Context, *v1.CreateKeyRequest) (*v1.Key, error)
 	// Answers the key, also when it is destroyed.
 	GetKey(context.Context, *v1.GetKeyRequest) (*v1.Key, error)
@@ -843,6 +997,26 @@ type KeyServiceHandler interface {
 	RemoveUsageBinding(context.Context, *v1.RemoveUsageBindingRequest) (*v1.Key, error)
 	// Lists what depends on the key, by name.
 	ListUsageBindings(context.Context, *v1.ListUsageBindingsRequest) (*v1.ListUsageBindingsResponse, error)
+	// Makes a key pair in the token that material is wrapped to. It is for three days, and for any key of its ring. An id
+	// that was ever used is ALREADY_EXISTS.
+	CreateImportJob(context.Context, *v1.CreateImportJobRequest) (*v1.ImportJob, error)
+	// Answers the job, also when it is over.
+	GetImportJob(context.Context, *v1.GetImportJobRequest) (*v1.ImportJob, error)
+	// Lists the jobs of a ring, those that are over included.
+	ListImportJobs(context.Context, *v1.ListImportJobsRequest) (*v1.ListImportJobsResponse, error)
+	// Ends a job and erases its private key. What was imported stays.
+	CancelImport(context.Context, *v1.CancelImportRequest) (*v1.ImportJob, error)
+	// Gives a key material from elsewhere: a new version, or a version whose material was deleted gets the same again. It
+	// must be of the kind and size of the key's algorithm: 32 bytes for AES_256_GCM, the length of the hash for HMAC, PKCS#8
+	// in DER for RSA (with exponent 65537) and EC. A wrapped key serves one import: sent again, for whatever key, it is
+	// FAILED_PRECONDITION. One that can't be unwrapped is INVALID_ARGUMENT, whatever is wrong with it.
+	ImportKeyVersion(context.Context, *v1.ImportKeyVersionRequest) (*v1.KeyVersion, error)
+	// Takes an imported version its material, which is erased, until the same is imported again. Without the material of its
+	// primary version a key is PENDING_IMPORT.
+	DeleteKeyMaterial(context.Context, *v1.DeleteKeyMaterialRequest) (*v1.KeyVersion, error)
+	// Answers the public key of a version, or of the primary one, in whatever state it is: what was signed with a key is to
+	// be verified also when that is gone. FAILED_PRECONDITION for keys that have none. The read is on the activity log.
+	GetPublicKey(context.Context, *v1.GetPublicKeyRequest) (*v1.GetPublicKeyResponse, error)
 }
 
 // NewKeyServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -1056,6 +1230,48 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(keyServiceMethods.ByName("ListUsageBindings")),
 		connect.WithHandlerOptions(opts...),
 	)
+	keyServiceCreateImportJobHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceCreateImportJobProcedure,
+		svc.CreateImportJob,
+		connect.WithSchema(keyServiceMethods.ByName("CreateImportJob")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceGetImportJobHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceGetImportJobProcedure,
+		svc.GetImportJob,
+		connect.WithSchema(keyServiceMethods.ByName("GetImportJob")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceListImportJobsHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceListImportJobsProcedure,
+		svc.ListImportJobs,
+		connect.WithSchema(keyServiceMethods.ByName("ListImportJobs")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceCancelImportHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceCancelImportProcedure,
+		svc.CancelImport,
+		connect.WithSchema(keyServiceMethods.ByName("CancelImport")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceImportKeyVersionHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceImportKeyVersionProcedure,
+		svc.ImportKeyVersion,
+		connect.WithSchema(keyServiceMethods.ByName("ImportKeyVersion")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceDeleteKeyMaterialHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceDeleteKeyMaterialProcedure,
+		svc.DeleteKeyMaterial,
+		connect.WithSchema(keyServiceMethods.ByName("DeleteKeyMaterial")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceGetPublicKeyHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceGetPublicKeyProcedure,
+		svc.GetPublicKey,
+		connect.WithSchema(keyServiceMethods.ByName("GetPublicKey")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/kms.v1.KeyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case KeyServiceCreateKeyRingProcedure:
@@ -1126,6 +1342,20 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 			keyServiceRemoveUsageBindingHandler.ServeHTTP(w, r)
 		case KeyServiceListUsageBindingsProcedure:
 			keyServiceListUsageBindingsHandler.ServeHTTP(w, r)
+		case KeyServiceCreateImportJobProcedure:
+			keyServiceCreateImportJobHandler.ServeHTTP(w, r)
+		case KeyServiceGetImportJobProcedure:
+			keyServiceGetImportJobHandler.ServeHTTP(w, r)
+		case KeyServiceListImportJobsProcedure:
+			keyServiceListImportJobsHandler.ServeHTTP(w, r)
+		case KeyServiceCancelImportProcedure:
+			keyServiceCancelImportHandler.ServeHTTP(w, r)
+		case KeyServiceImportKeyVersionProcedure:
+			keyServiceImportKeyVersionHandler.ServeHTTP(w, r)
+		case KeyServiceDeleteKeyMaterialProcedure:
+			keyServiceDeleteKeyMaterialHandler.ServeHTTP(w, r)
+		case KeyServiceGetPublicKeyProcedure:
+			keyServiceGetPublicKeyHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1269,4 +1499,32 @@ func (UnimplementedKeyServiceHandler) RemoveUsageBinding(context.Context, *v1.Re
 
 func (UnimplementedKeyServiceHandler) ListUsageBindings(context.Context, *v1.ListUsageBindingsRequest) (*v1.ListUsageBindingsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ListUsageBindings is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) CreateImportJob(context.Context, *v1.CreateImportJobRequest) (*v1.ImportJob, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.CreateImportJob is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) GetImportJob(context.Context, *v1.GetImportJobRequest) (*v1.ImportJob, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.GetImportJob is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) ListImportJobs(context.Context, *v1.ListImportJobsRequest) (*v1.ListImportJobsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ListImportJobs is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) CancelImport(context.Context, *v1.CancelImportRequest) (*v1.ImportJob, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.CancelImport is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) ImportKeyVersion(context.Context, *v1.ImportKeyVersionRequest) (*v1.KeyVersion, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ImportKeyVersion is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) DeleteKeyMaterial(context.Context, *v1.DeleteKeyMaterialRequest) (*v1.KeyVersion, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.DeleteKeyMaterial is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) GetPublicKey(context.Context, *v1.GetPublicKeyRequest) (*v1.GetPublicKeyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.GetPublicKey is not implemented"))
 }
