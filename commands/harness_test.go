@@ -103,6 +103,8 @@ type faults struct {
 	mu     sync.Mutex
 	append func(next func() (eventstore.Commit, error)) (eventstore.Commit, error)
 	record func(records []domain.ActivityRecord) error
+	// load may leave out commits that the nearest server does not have yet.
+	load  func(iter.Seq2[eventstore.Commit, error]) iter.Seq2[eventstore.Commit, error]
 	clock  func() time.Time
 	// store and keys are the test's own, instead of those that all tests share; nil: shared.
 	store *eventstore.Store

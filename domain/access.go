@@ -26,6 +26,8 @@ const (
 	PermissionKeysScheduleDelete Permission = "kms.keys.scheduleDeletion"
 	PermissionKeysCancelDelete   Permission = "kms.keys.cancelDeletion"
 	PermissionKeysDelete         Permission = "kms.keys.delete"
+	PermissionKeysGetHistory     Permission = "kms.keys.getHistory"
+	PermissionKeysWatch          Permission = "kms.keys.watch"
 	PermissionEncrypt            Permission = "kms.keys.encrypt"
 	PermissionDecrypt            Permission = "kms.keys.decrypt"
 	PermissionReEncrypt          Permission = "kms.keys.reEncrypt"

@@ -32,6 +32,8 @@ type call struct {
 	method *method       // nil on a REST path that is of no method
 	ref    domain.KeyRef // what a REST path names
 	caller domain.Caller
+	// control changes the limits of the request's connection.
+	control *http.ResponseController
 	// decoded is set when a message of the method's type came out of the request. What fails before that never reaches
 	// an interceptor or handler.
 	decoded bool
@@ -60,7 +62,7 @@ func begin(w http.ResponseWriter, r *http.Request) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &call{start: time.Now(), caller: domain.Caller{
+	c := &call{start: time.Now(), control: http.NewResponseController(w), caller: domain.Caller{
 		Request: domain.RequestAPI, RequestID: domain.UID(id), Address: clientAddress(r.RemoteAddr), UserAgent: printable(r.UserAgent()),
 	}}
 	h := w.Header()

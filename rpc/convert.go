@@ -125,11 +125,14 @@ var requestTypes = enum[kmsv1.ActivityLog_RequestType, domain.RequestType]{
 	kmsv1.ActivityLog_SYSTEM:                   domain.RequestSystem,
 }
 
-// keyProto is a key as the API shows it.
-func keyProto(state commands.KeyState) *kmsv1.Key {
+// keyProto is a key as the API shows it now.
+func keyProto(state commands.KeyState) *kmsv1.Key { return keyProtoAt(state, time.Now()) }
+
+// keyProtoAt is a key as the API shows, or would have shown, it at a time.
+func keyProtoAt(state commands.KeyState, at time.Time) *kmsv1.Key {
 	k := state.Key
 	out := &kmsv1.Key{
-		Name: k.Name.String(), Uid: k.UID.String(), State: keyStates.toProto(k.State), Purpose: purposes.toProto(k.Purpose),
+		Name: k.Name.String(), Uid: k.UID.String(), State: keyStates.toProto(k.StateAt(at)), Purpose: purposes.toProto(k.Purpose),
 		Algorithm: algorithms.toProto(k.Algorithm), ProtectionLevel: protectionLevels.toProto(k.Protection),
 		DisplayName: k.DisplayName, Memo: k.Memo, Labels: k.Labels, Creator: k.Creator, Primary: int32(k.Primary),
 		CreateTime: timeProto(k.CreateTime), UpdateTime: timeProto(k.UpdateTime), StateTime: timeProto(k.StateTime),

@@ -87,6 +87,11 @@ const (
 	KeyServiceCancelKeyDeletionProcedure = "/kms.v1.KeyService/CancelKeyDeletion"
 	// KeyServiceDeleteKeyProcedure is the fully-qualified name of the KeyService's DeleteKey RPC.
 	KeyServiceDeleteKeyProcedure = "/kms.v1.KeyService/DeleteKey"
+	// KeyServiceGetKeyHistoryProcedure is the fully-qualified name of the KeyService's GetKeyHistory
+	// RPC.
+	KeyServiceGetKeyHistoryProcedure = "/kms.v1.KeyService/GetKeyHistory"
+	// KeyServiceWatchKeysProcedure is the fully-qualified name of the KeyService's WatchKeys RPC.
+	KeyServiceWatchKeysProcedure = "/kms.v1.KeyService/WatchKeys"
 )
 
 // KeyServiceClient is a client for the kms.v1.KeyService service.
@@ -138,6 +143,12 @@ type KeyServiceClient interface {
 	CancelKeyDeletion(context.Context, *v1.CancelKeyDeletionRequest) (*v1.Key, error)
 	// Destroys a key whose deletion is pending, or any key with `skip_wait`. This can't be undone.
 	DeleteKey(context.Context, *v1.DeleteKeyRequest) (*v1.Key, error)
+	// Answers what the event log holds of a key, oldest first: every commit with who made it, from where, in which request,
+	// and its events. Aliases are resources of their own and not in it. The read is itself on the activity log.
+	GetKeyHistory(context.Context, *v1.GetKeyHistoryRequest) (*v1.GetKeyHistoryResponse, error)
+	// Sends each change of a key in the ring, in the order of the event log, until the caller ends it. Changes of aliases
+	// are not sent. A stream that breaks is taken up where it was by passing the newest revision that it sent.
+	WatchKeys(context.Context, *v1.WatchKeysRequest) (*connect.ServerStreamForClient[v1.WatchKeysResponse], error)
 }
 
 // NewKeyServiceClient constructs a client for the kms.v1.KeyService service. By default, it uses
@@ -283,6 +294,18 @@ func NewKeyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(keyServiceMethods.ByName("DeleteKey")),
 			connect.WithClientOptions(opts...),
 		),
+		getKeyHistory: connect.NewClient[v1.GetKeyHistoryRequest, v1.GetKeyHistoryResponse](
+			httpClient,
+			baseURL+KeyServiceGetKeyHistoryProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("GetKeyHistory")),
+			connect.WithClientOptions(opts...),
+		),
+		watchKeys: connect.NewClient[v1.WatchKeysRequest, v1.WatchKeysResponse](
+			httpClient,
+			baseURL+KeyServiceWatchKeysProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("WatchKeys")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -310,6 +333,8 @@ type keyServiceClient struct {
 	scheduleKeyDeletion *connect.Client[v1.ScheduleKeyDeletionRequest, v1.ScheduleKeyDeletionResponse]
 	cancelKeyDeletion   *connect.Client[v1.CancelKeyDeletionRequest, v1.Key]
 	deleteKey           *connect.Client[v1.DeleteKeyRequest, v1.Key]
+	getKeyHistory       *connect.Client[v1.GetKeyHistoryRequest, v1.GetKeyHistoryResponse]
+	watchKeys           *connect.Client[v1.WatchKeysRequest, v1.WatchKeysResponse]
 }
 
 // CreateKeyRing calls kms.v1.KeyService.CreateKeyRing.
@@ -510,6 +535,20 @@ func (c *keyServiceClient) DeleteKey(ctx context.Context, req *v1.DeleteKeyReque
 	return nil, err
 }
 
+// GetKeyHistory calls kms.v1.KeyService.GetKeyHistory.
+func (c *keyServiceClient) GetKeyHistory(ctx context.Context, req *v1.GetKeyHistoryRequest) (*v1.GetKeyHistoryResponse, error) {
+	response, err := c.getKeyHistory.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// WatchKeys calls kms.v1.KeyService.WatchKeys.
+func (c *keyServiceClient) WatchKeys(ctx context.Context, req *v1.WatchKeysRequest) (*connect.ServerStreamForClient[v1.WatchKeysResponse], error) {
+	return c.watchKeys.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // KeyServiceHandler is an implementation of the kms.v1.KeyService service.
 type KeyServiceHandler interface {
 	// Makes a key ring. The ring `default` of every location exists already; an id that is in use is ALREADY_EXISTS.
@@ -559,6 +598,12 @@ type KeyServiceHandler interface {
 	CancelKeyDeletion(context.Context, *v1.CancelKeyDeletionRequest) (*v1.Key, error)
 	// Destroys a key whose deletion is pending, or any key with `skip_wait`. This can't be undone.
 	DeleteKey(context.Context, *v1.DeleteKeyRequest) (*v1.Key, error)
+	// Answers what the event log holds of a key, oldest first: every commit with who made it, from where, in which request,
+	// and its events. Aliases are resources of their own and not in it. The read is itself on the activity log.
+	GetKeyHistory(context.Context, *v1.GetKeyHistoryRequest) (*v1.GetKeyHistoryResponse, error)
+	// Sends each change of a key in the ring, in the order of the event log, until the caller ends it. Changes of aliases
+	// are not sent. A stream that breaks is taken up where it was by passing the newest revision that it sent.
+	WatchKeys(context.Context, *v1.WatchKeysRequest, *connect.ServerStream[v1.WatchKeysResponse]) error
 }
 
 // NewKeyServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -700,6 +745,18 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(keyServiceMethods.ByName("DeleteKey")),
 		connect.WithHandlerOptions(opts...),
 	)
+	keyServiceGetKeyHistoryHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceGetKeyHistoryProcedure,
+		svc.GetKeyHistory,
+		connect.WithSchema(keyServiceMethods.ByName("GetKeyHistory")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceWatchKeysHandler := connect.NewServerStreamHandlerSimple(
+		KeyServiceWatchKeysProcedure,
+		svc.WatchKeys,
+		connect.WithSchema(keyServiceMethods.ByName("WatchKeys")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/kms.v1.KeyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case KeyServiceCreateKeyRingProcedure:
@@ -746,6 +803,10 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 			keyServiceCancelKeyDeletionHandler.ServeHTTP(w, r)
 		case KeyServiceDeleteKeyProcedure:
 			keyServiceDeleteKeyHandler.ServeHTTP(w, r)
+		case KeyServiceGetKeyHistoryProcedure:
+			keyServiceGetKeyHistoryHandler.ServeHTTP(w, r)
+		case KeyServiceWatchKeysProcedure:
+			keyServiceWatchKeysHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -841,4 +902,12 @@ func (UnimplementedKeyServiceHandler) CancelKeyDeletion(context.Context, *v1.Can
 
 func (UnimplementedKeyServiceHandler) DeleteKey(context.Context, *v1.DeleteKeyRequest) (*v1.Key, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.DeleteKey is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) GetKeyHistory(context.Context, *v1.GetKeyHistoryRequest) (*v1.GetKeyHistoryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.GetKeyHistory is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) WatchKeys(context.Context, *v1.WatchKeysRequest, *connect.ServerStream[v1.WatchKeysResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.WatchKeys is not implemented"))
 }
