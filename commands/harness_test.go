@@ -105,7 +105,7 @@ type faults struct {
 	record func(records []domain.ActivityRecord) error
 	// load may leave out commits that the nearest server does not have yet.
 	load  func(iter.Seq2[eventstore.Commit, error]) iter.Seq2[eventstore.Commit, error]
-	clock  func() time.Time
+	clock func() time.Time
 	// store and keys are the test's own, instead of those that all tests share; nil: shared.
 	store *eventstore.Store
 	keys  *projections.Keys

@@ -31,7 +31,7 @@ func TestOutcomeOf(t *testing.T) {
 		ReasonKeyExists, ReasonEtagMismatch, ReasonContention, ReasonNotRecorded, ReasonOutcomeUnknown, ReasonStoreFull, ReasonTokenUnavailable,
 		ReasonStaleProjection, ReasonClockBehind, ReasonActivityAway, ReasonStoreAway, ReasonInternal, ReasonOverloaded, ReasonMaterialMissing,
 		ReasonRingNotFound, ReasonRingExists, ReasonAliasNotFound, ReasonAliasExists,
-		ReasonMaterialDiffers, ReasonMaterialKnown,
+		ReasonMaterialDiffers, ReasonMaterialKnown, ReasonFutureMoment, ReasonTooSlow, ReasonStopping,
 	}
 	want := make(map[Reason]Outcome)
 	for _, r := range denied {

@@ -59,7 +59,9 @@ type rememberingConn struct {
 // Receive implements connect.StreamingHandlerConn.
 func (r *rememberingConn) Receive(message any) error {
 	err := r.StreamingHandlerConn.Receive(message)
-	r.last = message
+	if err == nil { // not the end of what is sent
+		r.last = message
+	}
 	return err
 }
 

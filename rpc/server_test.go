@@ -55,6 +55,10 @@ type site struct {
 	page     rpc.ActivityPage
 	uses     rpc.LatestUse
 	usesErr  error
+	commits  []commands.Commit // of every key
+	uid      domain.UID        // of the key whose history is asked for, if not that of all keys
+	looked   []string          // ids of keys that a list of the past looked at
+	updates  func(context.Context, eventstore.Revision, func(commands.WatchUpdate) error) error
 }
 
 type refusal struct {
