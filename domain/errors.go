@@ -68,8 +68,8 @@ const (
 	ReasonStoreAway          Reason = "STORE_UNAVAILABLE"    // the event store does not answer
 	ReasonInternal           Reason = "INTERNAL"             // a fault of the service; details are in its log
 	ReasonOverloaded         Reason = "OVERLOADED"
-	ReasonTooSlow            Reason = "TOO_SLOW" // the caller does not take what a stream sends
-	ReasonStopping           Reason = "STOPPING" // this server is being stopped
+	ReasonTooSlow            Reason = "TOO_SLOW"         // the caller does not take what a stream sends
+	ReasonStopping           Reason = "STOPPING"         // this server is being stopped
 	ReasonMaterialMissing    Reason = "MATERIAL_MISSING" // the wrapped key is not where the log says it is, or is damaged
 )
 
