@@ -70,7 +70,7 @@ func BenchmarkAsOf(b *testing.B) {
 
 	b.Run("GetKey", func(b *testing.B) {
 		for b.Loop() {
-			state, err := s.GetKey(b.Context(), admin, getAsOf(domain.KeyRef{Name: name(rand.N(n))}, then)) //nolint:gosec // any key will do
+			state, err := s.GetKey(b.Context(), admin, getAsOf(domain.KeyRef{Name: name(rand.N(n))}, then))
 			if err != nil || state.Key.Memo != "" {
 				b.Fatal(state.Key.Memo, err)
 			}

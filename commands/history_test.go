@@ -268,7 +268,7 @@ func TestListKeysAsOf(t *testing.T) {
 	}
 	read.AsOf = then[1].at // c was changed since
 	err := s.ListKeysAsOf(t.Context(), admin, read, keys.Keys(place), func(keys iter.Seq[*eventstore.KeyState]) error {
-		for range keys { //nolint:revive // to the end
+		for range keys { // to the end
 		}
 		return nil
 	})

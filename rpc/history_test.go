@@ -228,7 +228,7 @@ func allEvents(t *testing.T) (events []domain.Event) {
 	} {
 		v := reflect.New(reflect.TypeOf(e)).Elem()
 		fill(t, v)
-		e, _ = v.Interface().(domain.Event)
+		e, _ = reflect.TypeAssert[domain.Event](v)
 		known[v.Type().Name()], events = e, append(events, e)
 	}
 	file, err := parser.ParseFile(token.NewFileSet(), "../domain/events.go", nil, parser.SkipObjectResolution)
@@ -258,8 +258,8 @@ func fill(t *testing.T, v reflect.Value) {
 	}
 	switch v.Kind() { //nolint:exhaustive // what events hold
 	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(t, v.Field(i))
+		for _, field := range v.Fields() {
+			fill(t, field)
 		}
 	case reflect.Array:
 		for i := range v.Len() {
@@ -530,7 +530,10 @@ func TestSlowWatch(t *testing.T) {
 				last = stream.Msg().GetRevision()
 			}
 			select {
-			case <-ended:
+			case err := <-ended:
+				if err == nil {
+					t.Error("the watch ended without a cause")
+				}
 			case <-time.After(30 * time.Second):
 				t.Fatal("the watch goes on")
 			}

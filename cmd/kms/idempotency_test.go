@@ -162,10 +162,10 @@ func changedSince(id string, m mutation) []proto.Message {
 func (c clients) change(ctx context.Context, request proto.Message) (proto.Message, error) {
 	method := strings.TrimSuffix(string(request.ProtoReflect().Descriptor().Name()), "Request")
 	out := reflect.ValueOf(c.keys).MethodByName(method).Call([]reflect.Value{reflect.ValueOf(ctx), reflect.ValueOf(request)})
-	if err, failed := out[1].Interface().(error); failed {
+	if err, failed := reflect.TypeAssert[error](out[1]); failed {
 		return nil, err
 	}
-	answer, ok := out[0].Interface().(proto.Message)
+	answer, ok := reflect.TypeAssert[proto.Message](out[0])
 	if !ok {
 		return nil, fmt.Errorf("%s answers no message", method)
 	}
