@@ -39,6 +39,8 @@ type Keys interface {
 	Alias(name domain.AliasName) eventstore.AliasState
 	// AliasesAt returns the aliases that the key had just after a revision, sorted, and the commit that last changed them.
 	AliasesAt(key domain.UID, rev eventstore.Revision) (aliases []string, changed eventstore.Revision)
+	// AliasesAsOf is AliasesAt for any moment.
+	AliasesAsOf(key domain.UID, m eventstore.Moment) (aliases []string, changed eventstore.Revision)
 	// Ring returns what is recorded of the key ring with this name; the zero state if nothing is.
 	Ring(name domain.RingName) eventstore.RingState
 	// ImportJob returns the import job with this name; the zero state if it was never made.
@@ -65,6 +67,7 @@ type Keys interface {
 
 // Events is the log of commits.
 type Events interface {
+	History
 	// Append stores c if the aggregate's last commit is still the expected one. It retries until the outcome is known or
 	// ctx ends: eventstore.ErrConflict means that another commit came first, eventstore.ErrUnknownOutcome that c may or
 	// may not be stored.
@@ -122,6 +125,9 @@ type Config struct {
 type Service struct {
 	cfg    Config
 	leases leases
+
+	// A place is taken by each that goes on, so that their memory is bounded.
+	pastLists, watches chan struct{}
 }
 
 // New returns a Service.
@@ -129,7 +135,7 @@ func New(cfg Config) *Service {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
-	return &Service{cfg: cfg}
+	return &Service{cfg: cfg, pastLists: make(chan struct{}, maxPastLists), watches: make(chan struct{}, maxWatches)}
 }
 
 var tracer = otel.Tracer("github.com/keyledger/kms/commands")

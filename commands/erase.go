@@ -21,6 +21,9 @@ const (
 func (s *Service) eraseSoon(ctx context.Context, state eventstore.KeyState) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), eraseTimeout)
 	defer cancel()
+	if now, ok := s.cfg.Keys.GetByUID(state.Key.UID); ok && now.Revision > state.Revision {
+		state = now // the answer to a repeated request is of then; nothing may be left to erase
+	}
 	if err := s.erase(ctx, state); err != nil {
 		s.cfg.Log.ErrorContext(ctx, "erasing destroyed material; it will be tried again",
 			slog.String("key_uid", state.Key.UID.String()), slog.Any("error", err))

@@ -34,6 +34,14 @@ type Mutation struct {
 // Etag is the tag of a resource's state after a commit. Leases of uses leave it as it is.
 func Etag(t eventstore.Tip) string { return "r" + strconv.FormatUint(uint64(t.Edition), 36) }
 
+// EtagAfter is the tag of a resource's state after a commit; empty if that only leased uses, which leaves the tag as it was.
+func EtagAfter(c eventstore.Commit) string {
+	if c.OnlyLeases() {
+		return ""
+	}
+	return Etag(eventstore.Tip{Edition: c.Revision})
+}
+
 // changeOf is one command on one aggregate, as a caller asked for it. C is what commands on that kind of aggregate are.
 type changeOf[C any] struct {
 	operation  string

@@ -127,6 +127,8 @@ type faults struct {
 	// uses answers when keys were last used; nil: never.
 	uses func(ctx context.Context, current bool) (commands.LastUse, error)
 	log  slog.Handler // nil: nowhere
+	// load may leave out commits that the nearest server does not have yet.
+	load func(iter.Seq2[eventstore.Commit, error]) iter.Seq2[eventstore.Commit, error]
 	// store and keys are the test's own, instead of those that all tests share; nil: shared.
 	store *eventstore.Store
 	keys  *projections.Keys

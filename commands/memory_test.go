@@ -99,6 +99,19 @@ func (m *memory) Subscribe(ctx context.Context, _ eventstore.Revision, caughtUp 
 	}
 }
 
+func (m *memory) Load(ctx context.Context, a eventstore.Aggregate, after eventstore.Revision) iter.Seq2[eventstore.Commit, error] {
+	return m.LoadConfirmed(ctx, a, after)
+}
+
+func (m *memory) CommitAt(_ context.Context, rev eventstore.Revision) (eventstore.Commit, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if rev < 1 || int(rev) > len(m.commits) {
+		return eventstore.Commit{}, eventstore.ErrUnavailable
+	}
+	return m.commits[rev-1], nil
+}
+
 // Head does not answer: how fresh the projection is does not matter here, and asking twice a second for years takes long.
 func (m *memory) Head(context.Context) (eventstore.Head, error) {
 	<-m.stop

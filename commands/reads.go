@@ -21,10 +21,15 @@ type Read struct {
 	Ref        domain.KeyRef // its Name.ID is empty when no single key is read
 	// MinRevision is the oldest state of the projection that will do; the read waits for it, bounded.
 	MinRevision eventstore.Revision
+	// AsOf asks for what was at a past moment. Zero: for what is.
+	AsOf eventstore.Moment
 }
 
-// GetKey returns a key for reading its metadata. Refusals are recorded, successes are not.
+// GetKey returns a key for reading its metadata. Refusals are recorded, successes only if they are of the past.
 func (s *Service) GetKey(ctx context.Context, c domain.Caller, r Read) (eventstore.KeyState, error) {
+	if !r.AsOf.IsZero() {
+		return s.RecordRead(ctx, c, r)
+	}
 	a := s.begin(c, r.Operation, r.Category, r.Ref)
 	state, err := s.read(ctx, &a, r)
 	if err != nil {
@@ -72,11 +77,20 @@ func (s *Service) read(ctx context.Context, a *attempt, r Read) (eventstore.KeyS
 	if err := s.waitFor(ctx, r.MinRevision); err != nil {
 		return eventstore.KeyState{}, err
 	}
+	then, err := s.past(ctx, r.AsOf)
+	if err != nil {
+		return eventstore.KeyState{}, err
+	}
 	state, err := s.key(r.Ref)
 	if err != nil {
 		return eventstore.KeyState{}, err
 	}
 	a.about(state.Key, r.Ref.Version)
+	if !r.AsOf.IsZero() {
+		if state, err = s.keyThen(ctx, state, then); err != nil {
+			return eventstore.KeyState{}, err
+		}
+	}
 	if r.Ref.Version != 0 {
 		if _, ok := state.Key.Versions.Get(r.Ref.Version); !ok {
 			return eventstore.KeyState{}, &domain.Error{

@@ -44,6 +44,8 @@ const (
 	PermissionVersionsImportClear    Permission = "kms.keyVersions.importClear"
 	PermissionVersionsDeleteMaterial Permission = "kms.keyVersions.deleteMaterial"
 	PermissionVersionsGetPublicKey   Permission = "kms.keyVersions.getPublicKey"
+	PermissionKeysGetHistory         Permission = "kms.keys.getHistory"
+	PermissionKeysWatch              Permission = "kms.keys.watch"
 	PermissionEncrypt                Permission = "kms.keys.encrypt"
 	PermissionDecrypt                Permission = "kms.keys.decrypt"
 	PermissionReEncrypt              Permission = "kms.keys.reEncrypt"

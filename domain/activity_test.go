@@ -33,6 +33,7 @@ func TestOutcomeOf(t *testing.T) {
 		ReasonStaleProjection, ReasonClockBehind, ReasonActivityAway, ReasonStoreAway, ReasonInternal, ReasonOverloaded, ReasonMaterialMissing,
 		ReasonRingNotFound, ReasonRingExists, ReasonAliasNotFound, ReasonAliasExists,
 		ReasonMaterialDiffers, ReasonMaterialKnown, ReasonImportJobNotFound, ReasonImportJobExists, ReasonBadMaterial,
+		ReasonFutureMoment, ReasonTooSlow, ReasonStopping,
 	}
 	want := make(map[Reason]Outcome)
 	for _, r := range denied {

@@ -16,6 +16,7 @@ const (
 	ReasonBadPageToken       Reason = "BAD_PAGE_TOKEN"
 	ReasonUnsupported        Reason = "UNSUPPORTED"     // by this server or its token
 	ReasonFutureRevision     Reason = "FUTURE_REVISION" // min_revision has not been reached in time
+	ReasonFutureMoment       Reason = "FUTURE_MOMENT"   // as_of, or the beginning of a watch, has not been yet
 	ReasonTooLarge           Reason = "TOO_LARGE"
 	ReasonTwoCredentials     Reason = "TWO_CREDENTIALS"
 	ReasonBadCredential      Reason = "BAD_CREDENTIAL"
@@ -76,6 +77,8 @@ const (
 	ReasonStoreAway          Reason = "STORE_UNAVAILABLE"    // the event store does not answer
 	ReasonInternal           Reason = "INTERNAL"             // a fault of the service; details are in its log
 	ReasonOverloaded         Reason = "OVERLOADED"
+	ReasonTooSlow            Reason = "TOO_SLOW"         // the caller does not take what a stream sends
+	ReasonStopping           Reason = "STOPPING"         // this server is being stopped
 	ReasonMaterialMissing    Reason = "MATERIAL_MISSING" // the wrapped key is not where the log says it is, or is damaged
 )
 

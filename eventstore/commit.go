@@ -52,8 +52,8 @@ type Commit struct {
 	StoredTime time.Time
 }
 
-// onlyLeases reports whether the commit does nothing but to let nodes make some of the uses that a key allows.
-func (c Commit) onlyLeases() bool {
+// OnlyLeases reports whether the commit does nothing but to let nodes make some of the uses that a key allows.
+func (c Commit) OnlyLeases() bool {
 	for _, e := range c.Events {
 		if _, lease := e.(domain.UsesLeased); !lease {
 			return false

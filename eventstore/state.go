@@ -38,7 +38,7 @@ func (t Tip) next(name string, c Commit) (Tip, error) {
 		return broken("it belongs to another aggregate than " + name)
 	}
 	next := Tip{Revision: c.Revision, CreateRevision: t.CreateRevision, Edition: t.Edition, Hash: c.Hash, Time: c.Time}
-	if !c.onlyLeases() {
+	if !c.OnlyLeases() {
 		next.Edition = c.Revision
 	}
 	if t.Revision == 0 {

@@ -2,6 +2,7 @@ package projections
 
 import (
 	"slices"
+	"time"
 
 	"github.com/keyledger/kms/domain"
 	"github.com/keyledger/kms/eventstore"
@@ -16,6 +17,7 @@ type aliasEntry struct {
 // aliasChange says that a key got or lost an alias.
 type aliasChange struct {
 	revision eventstore.Revision
+	at       time.Time // effective time of the commit
 	alias    string
 	added    bool
 }
@@ -31,10 +33,10 @@ func (k *Keys) applyAlias(c eventstore.Commit) error {
 	}
 	if len(c.Alias) > 0 {
 		if before := e.state.Alias; before.Set {
-			k.rename(before, c.Revision, false)
+			k.rename(before, c, false)
 		}
 		if state.Alias.Set {
-			k.rename(state.Alias, c.Revision, true)
+			k.rename(state.Alias, c, true)
 		}
 	}
 	e.state = state
@@ -44,14 +46,14 @@ func (k *Keys) applyAlias(c eventstore.Commit) error {
 }
 
 // rename gives the alias to its key, or takes it away. A destroyed key has none: whoever gave it one did not know yet.
-func (k *Keys) rename(a domain.Alias, rev eventstore.Revision, added bool) {
+func (k *Keys) rename(a domain.Alias, c eventstore.Commit, added bool) {
 	e, ok := k.byUID[a.KeyUID]
 	if !ok || e.state.Key.State == domain.KeyStateDestroyed {
 		return
 	}
 	state := *e.state
-	change := aliasChange{rev, a.Name.ID, added}
-	state.Aliases, state.AliasRevision = change.apply(slices.Clone(state.Aliases)), rev
+	change := aliasChange{c.Revision, c.Time, a.Name.ID, added}
+	state.Aliases, state.AliasRevision = change.apply(slices.Clone(state.Aliases)), c.Revision
 	e.named = append(e.named, change)
 	e.state = &state
 }
@@ -73,7 +75,7 @@ func (c aliasChange) apply(aliases []string) []string {
 // withoutAliases is the state of a key that is destroyed, which frees its aliases.
 func (e *entry) withoutAliases(state eventstore.KeyState) eventstore.KeyState {
 	for _, alias := range state.Aliases {
-		e.named = append(e.named, aliasChange{state.Revision, alias, false})
+		e.named = append(e.named, aliasChange{state.Revision, state.Time, alias, false})
 		state.AliasRevision = state.Revision
 	}
 	state.Aliases = nil
@@ -107,6 +109,11 @@ func (k *Keys) GetByAlias(name domain.AliasName) (eventstore.KeyState, bool) {
 
 // AliasesAt returns the aliases that the key had just after a revision, sorted, and the commit that last changed them.
 func (k *Keys) AliasesAt(key domain.UID, rev eventstore.Revision) (aliases []string, changed eventstore.Revision) {
+	return k.AliasesAsOf(key, eventstore.Moment{Revision: rev})
+}
+
+// AliasesAsOf is AliasesAt for any moment.
+func (k *Keys) AliasesAsOf(key domain.UID, m eventstore.Moment) (aliases []string, changed eventstore.Revision) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	e, ok := k.byUID[key]
@@ -114,10 +121,9 @@ func (k *Keys) AliasesAt(key domain.UID, rev eventstore.Revision) (aliases []str
 		return nil, 0
 	}
 	for _, c := range e.named {
-		if c.revision > rev {
-			break
+		if m.Covers(c.revision, c.at) {
+			aliases, changed = c.apply(aliases), c.revision
 		}
-		aliases, changed = c.apply(aliases), c.revision
 	}
 	return aliases, changed
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -25,7 +26,7 @@ type history struct {
 // add appends a commit with this one event, or with none.
 func (h *history) add(a eventstore.Aggregate, event any) eventstore.Revision {
 	rev := eventstore.Revision(len(h.commits) + 1)
-	c := eventstore.Commit{Aggregate: a, Revision: rev, Prev: h.hashes[a.Name], Hash: [32]byte{1, byte(rev), byte(rev >> 8)}, Time: start, Caller: domain.Caller{Principal: "admin"}, RequestID: domain.UID{15: byte(rev)}}
+	c := eventstore.Commit{Aggregate: a, Revision: rev, Prev: h.hashes[a.Name], Hash: [32]byte{1, byte(rev), byte(rev >> 8)}, Time: start.Add(time.Duration(rev) * time.Second), Caller: domain.Caller{Principal: "admin"}, RequestID: domain.UID{15: byte(rev)}}
 	switch e := event.(type) {
 	case domain.Event:
 		c.Events = []domain.Event{e}
@@ -118,6 +119,10 @@ func TestAliases(t *testing.T) {
 				aliases, changed := k.AliasesAt(uids[key], rev)
 				if got := strings.Join(aliases, ""); got != want[key] || changed > rev {
 					t.Fatalf("%s at %d: aliases %q of %d, want %q", key.ID, rev, got, changed, want[key])
+				}
+				then, changedThen := k.AliasesAsOf(uids[key], eventstore.Moment{Time: start.Add(time.Duration(rev)*time.Second + time.Millisecond)})
+				if !slices.Equal(then, aliases) || changedThen != changed {
+					t.Fatalf("%s at the time of %d: aliases %q of %d, want %q of %d", key.ID, rev, then, changedThen, aliases, changed)
 				}
 			}
 		}

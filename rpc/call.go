@@ -34,6 +34,8 @@ type call struct {
 	caller domain.Caller
 	// private is set when nobody on a network can read the request: it came over TLS, or from this machine.
 	private bool
+	// control changes the limits of the request's connection.
+	control *http.ResponseController
 	// decoded is set when a message of the method's type came out of the request. What fails before that never reaches
 	// an interceptor or handler.
 	decoded bool
@@ -62,7 +64,7 @@ func begin(w http.ResponseWriter, r *http.Request) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &call{start: time.Now(), caller: domain.Caller{
+	c := &call{start: time.Now(), control: http.NewResponseController(w), caller: domain.Caller{
 		Request: domain.RequestAPI, RequestID: domain.UID(id), Address: clientAddress(r.RemoteAddr), UserAgent: printable(r.UserAgent()),
 	}}
 	c.private = r.TLS != nil || c.caller.Address.IsLoopback()

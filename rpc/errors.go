@@ -46,6 +46,7 @@ var answers = map[domain.Reason]answer{
 	domain.ReasonBadPageToken:    {code: connect.CodeInvalidArgument},
 	domain.ReasonUnsupported:     {code: connect.CodeInvalidArgument},
 	domain.ReasonTooLarge:        {code: connect.CodeInvalidArgument},
+	domain.ReasonFutureMoment:    {code: connect.CodeInvalidArgument},
 	domain.ReasonTwoCredentials:  {code: connect.CodeInvalidArgument},
 
 	domain.ReasonBadCredential:     {code: connect.CodeUnauthenticated},
@@ -102,6 +103,7 @@ var answers = map[domain.Reason]answer{
 	domain.ReasonContention:   {code: connect.CodeAborted},
 
 	domain.ReasonOverloaded: {code: connect.CodeResourceExhausted, retry: time.Second},
+	domain.ReasonTooSlow:    {code: connect.CodeResourceExhausted, retry: time.Second},
 
 	domain.ReasonFutureRevision:   {code: connect.CodeUnavailable, retry: time.Second},
 	domain.ReasonNotRecorded:      {code: connect.CodeUnavailable, retry: time.Second},
@@ -112,6 +114,7 @@ var answers = map[domain.Reason]answer{
 	domain.ReasonStoreAway:        {code: connect.CodeUnavailable, retry: 2 * time.Second},
 	domain.ReasonClockBehind:      {code: connect.CodeUnavailable, retry: 5 * time.Second},
 	domain.ReasonActivityAway:     {code: connect.CodeUnavailable, retry: 5 * time.Second},
+	domain.ReasonStopping:         {code: connect.CodeUnavailable, retry: time.Second},
 
 	domain.ReasonMaterialMissing: {code: connect.CodeDataLoss},
 	domain.ReasonInternal:        {code: connect.CodeInternal},

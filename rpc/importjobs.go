@@ -56,11 +56,12 @@ func (k *keyService) ListImportJobs(ctx context.Context, r *kmsv1.ListImportJobs
 	if err != nil {
 		return nil, err
 	}
-	revision, err := k.readRing(ctx, ring, r.GetMinRevision())
-	if err != nil {
+	read := callFrom(ctx).read(domain.KeyRef{Name: ring.Key("")})
+	read.MinRevision = commands.Revision(r.GetMinRevision())
+	if err := k.s.cfg.Commands.Authorize(ctx, callerOf(ctx), read); err != nil {
 		return nil, err
 	}
-	out := &kmsv1.ListImportJobsResponse{Revision: revision}
+	out := &kmsv1.ListImportJobsResponse{Revision: uint64(k.s.cfg.Keys.Revision())}
 	page, err := list.page(ctx, slices.Values(k.s.cfg.Keys.ImportJobs(ring)))
 	if err != nil {
 		return nil, err

@@ -39,13 +39,30 @@ func (i *interceptor) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 func (i *interceptor) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
 		c := i.enter(ctx, conn.Spec())
-		_, err := recovered(func() (struct{}, error) { return struct{}{}, next(ctx, conn) })
+		remembering := &rememberingConn{StreamingHandlerConn: conn}
+		_, err := recovered(func() (struct{}, error) { return struct{}{}, next(ctx, remembering) })
 		if err != nil {
-			return i.failed(ctx, c, err, nil)
+			return i.failed(ctx, c, err, remembering.last)
 		}
 		i.s.instruments.observe(ctx, c, 0)
 		return nil
 	}
+}
+
+// rememberingConn keeps the last message that was received, for the record of a refusal.
+type rememberingConn struct {
+	connect.StreamingHandlerConn
+
+	last any
+}
+
+// Receive implements connect.StreamingHandlerConn.
+func (r *rememberingConn) Receive(message any) error {
+	err := r.StreamingHandlerConn.Receive(message)
+	if err == nil { // not the end of what is sent
+		r.last = message
+	}
+	return err
 }
 
 // WrapStreamingClient implements connect.Interceptor; there are no clients here.

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -82,18 +83,15 @@ func (k *keyService) GetKey(ctx context.Context, r *kmsv1.GetKeyRequest) (*kmsv1
 	if err != nil {
 		return nil, err
 	}
-	state, err := k.read(ctx, ref, r.GetMinRevision())
+	read, err := readOf(ctx, ref, r)
 	if err != nil {
 		return nil, err
 	}
-	return keyProto(state, time.Now()), nil
-}
-
-// read passes the gate and gets one key.
-func (k *keyService) read(ctx context.Context, ref domain.KeyRef, minRevision uint64) (commands.KeyState, error) {
-	read := callFrom(ctx).read(ref)
-	read.MinRevision = commands.Revision(minRevision)
-	return k.s.cfg.Commands.GetKey(ctx, callerOf(ctx), read)
+	state, err := k.s.cfg.Commands.GetKey(ctx, callerOf(ctx), read)
+	if err != nil {
+		return nil, err
+	}
+	return keyProto(state, shownAt(state, read.AsOf)), nil
 }
 
 // updatable are the fields that UpdateKey can change, each with how it is taken over.
@@ -172,7 +170,11 @@ func (k *keyService) GetKeyVersion(ctx context.Context, r *kmsv1.GetKeyVersionRe
 	if err != nil {
 		return nil, err
 	}
-	state, err := k.read(ctx, ref, r.GetMinRevision())
+	read, err := readOf(ctx, ref, r)
+	if err != nil {
+		return nil, err
+	}
+	state, err := k.s.cfg.Commands.GetKey(ctx, callerOf(ctx), read)
 	return versionAnswer(state, ref.Version, err)
 }
 
@@ -230,27 +232,29 @@ func (k *keyService) ListKeys(ctx context.Context, r *kmsv1.ListKeysRequest) (*k
 		return nil, err
 	}
 	list, err := k.keyList(r.GetShowDestroyed(), listQuery{
-		binding: []string{"ListKeys", ring.String(), r.GetFilter(), r.GetOrderBy(), fmt.Sprint(r.GetShowDestroyed())},
+		binding: append([]string{"ListKeys", ring.String(), r.GetFilter(), r.GetOrderBy(), fmt.Sprint(r.GetShowDestroyed())}, boundTo(r)...),
 		filter:  r.GetFilter(), orderBy: r.GetOrderBy(),
 		pageSize: r.GetPageSize(), skip: r.GetSkip(), token: r.GetPageToken(), total: r.GetIncludeTotalSize(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	revision, err := k.readRing(ctx, ring, r.GetMinRevision())
+	read, err := readOf(ctx, domain.KeyRef{Name: ring.Key("")}, r)
 	if err != nil {
 		return nil, err
 	}
-	out := &kmsv1.ListKeysResponse{Revision: revision}
-	page, err := list.page(ctx, k.s.cfg.Keys.Keys(ring))
+	out := &kmsv1.ListKeysResponse{}
+	out.Revision, err = k.listKeys(ctx, ring, read, list.ahead, func(keys iter.Seq[*commands.KeyState]) error {
+		page, err := list.page(ctx, keys)
+		for _, state := range page.items {
+			out.Keys = append(out.Keys, keyProto(*state, shownAt(*state, read.AsOf)))
+		}
+		out.NextPageToken, out.TotalSize = page.nextToken, page.total
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	for _, state := range page.items {
-		out.Keys = append(out.Keys, keyProto(*state, now))
-	}
-	out.NextPageToken, out.TotalSize = page.nextToken, page.total
 	return out, nil
 }
 
@@ -263,12 +267,16 @@ func (k *keyService) CountKeys(ctx context.Context, r *kmsv1.CountKeysRequest) (
 	if err != nil {
 		return nil, err
 	}
-	revision, err := k.readRing(ctx, ring, r.GetMinRevision())
+	read, err := readOf(ctx, domain.KeyRef{Name: ring.Key("")}, r)
 	if err != nil {
 		return nil, err
 	}
-	count, err := list.count(ctx, k.s.cfg.Keys.Keys(ring))
-	return &kmsv1.CountKeysResponse{Count: count, Revision: revision}, err
+	out := &kmsv1.CountKeysResponse{}
+	out.Revision, err = k.listKeys(ctx, ring, read, nil, func(keys iter.Seq[*commands.KeyState]) (err error) {
+		out.Count, err = list.count(ctx, keys)
+		return err
+	})
+	return out, err
 }
 
 // keyList prepares a list of keys, without destroyed ones unless they are asked for.
@@ -280,23 +288,13 @@ func (k *keyService) keyList(showDestroyed bool, query listQuery) (*list[*comman
 	return list, err
 }
 
-// readRing passes the gate for reading what is in a ring, or in any ring, and returns what the projection has reached.
-func (k *keyService) readRing(ctx context.Context, ring domain.RingName, minRevision uint64) (uint64, error) {
-	read := callFrom(ctx).read(domain.KeyRef{Name: ring.Key("")})
-	read.MinRevision = commands.Revision(minRevision)
-	if err := k.s.cfg.Commands.Authorize(ctx, callerOf(ctx), read); err != nil {
-		return 0, err
-	}
-	return uint64(k.s.cfg.Keys.Revision()), nil
-}
-
 func (k *keyService) ListKeyVersions(ctx context.Context, r *kmsv1.ListKeyVersionsRequest) (*kmsv1.ListKeyVersionsResponse, error) {
 	ref, err := k.s.keyRef(r.GetParent())
 	if err != nil {
 		return nil, err
 	}
 	query := listQuery{
-		binding: []string{"ListKeyVersions", ref.String(), r.GetFilter(), r.GetOrderBy()},
+		binding: append([]string{"ListKeyVersions", ref.String(), r.GetFilter(), r.GetOrderBy()}, boundTo(r)...),
 		filter:  r.GetFilter(), orderBy: r.GetOrderBy(),
 		pageSize: r.GetPageSize(), skip: r.GetSkip(), token: r.GetPageToken(), total: r.GetIncludeTotalSize(),
 	}
@@ -304,7 +302,11 @@ func (k *keyService) ListKeyVersions(ctx context.Context, r *kmsv1.ListKeyVersio
 	if err != nil {
 		return nil, err
 	}
-	state, err := k.read(ctx, ref, r.GetMinRevision())
+	read, err := readOf(ctx, ref, r)
+	if err != nil {
+		return nil, err
+	}
+	state, err := k.s.cfg.Commands.GetKey(ctx, callerOf(ctx), read)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/keyledger/kms/commands"
 	"github.com/keyledger/kms/domain"
 	kmsv1 "github.com/keyledger/kms/proto/gen/kms/v1"
 )
@@ -117,7 +118,9 @@ func (k *keyService) ListUsageBindings(ctx context.Context, r *kmsv1.ListUsageBi
 	if err != nil {
 		return nil, err
 	}
-	state, err := k.read(ctx, ref, r.GetMinRevision())
+	read := callFrom(ctx).read(ref)
+	read.MinRevision = commands.Revision(r.GetMinRevision())
+	state, err := k.s.cfg.Commands.GetKey(ctx, callerOf(ctx), read)
 	if err != nil {
 		return nil, err
 	}

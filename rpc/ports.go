@@ -67,6 +67,14 @@ type Commands interface {
 	Authorize(context.Context, domain.Caller, commands.Read) error
 	// RecordRead is GetKey for a protected read: it is recorded durably before it returns.
 	RecordRead(context.Context, domain.Caller, commands.Read) (commands.KeyState, error)
+	// ListKeysAsOf calls list with the keys as they were at a past moment, in the order in which they come, and records the
+	// read durably before it returns.
+	ListKeysAsOf(ctx context.Context, caller domain.Caller, r commands.Read, keys iter.Seq[*commands.KeyState], list func(iter.Seq[*commands.KeyState]) error) error
+	// GetKeyHistory returns up to limit of a key's commits after a revision; it is recorded durably before it returns.
+	GetKeyHistory(ctx context.Context, caller domain.Caller, r commands.Read, after commands.Revision, limit int) (commands.KeyHistory, error)
+	// WatchKeys tells send of each change of a key in the ring after a revision, zero meaning now, until ctx ends or send
+	// fails, and returns that error.
+	WatchKeys(ctx context.Context, caller domain.Caller, r commands.Read, ring domain.RingName, after commands.Revision, send func(commands.WatchUpdate) error) error
 	// RecordRefusal records durably that a request was refused before it reached a command. It returns what to tell the
 	// caller: the refusal, or what kept it from being recorded.
 	RecordRefusal(ctx context.Context, caller domain.Caller, r commands.Read, refusal error) error

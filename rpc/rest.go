@@ -21,6 +21,7 @@ import (
 	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/keyledger/kms/domain"
@@ -73,6 +74,10 @@ func (s *Server) restEdge(next http.Handler) http.Handler {
 			s.refuseREST(w, r, c, http.StatusRequestEntityTooLarge, tooLarge(limit))
 			return
 		}
+		if refusal := contradiction(c.method, r.URL.Query()); refusal != nil {
+			s.refuseREST(w, r, c, http.StatusBadRequest, refusal)
+			return
+		}
 		spellMask(r.URL)
 		spellAlias(r.URL)
 		body := &limitedBody{ReadCloser: r.Body, left: int64(limit)}
@@ -92,6 +97,30 @@ func (s *Server) restEdge(next http.Handler) http.Handler {
 			e.reshape()
 		}
 	})
+}
+
+// contradiction refuses a query that gives two alternatives of one oneof: the transcoder would take the last, while JSON
+// bodies are refused.
+func contradiction(m *method, query url.Values) *domain.Error {
+	if m == nil {
+		return nil
+	}
+	given := make(map[protoreflect.FullName]protoreflect.Name)
+	for name := range query {
+		field := m.descriptor.Input().Fields().ByTextName(name)
+		if field == nil {
+			field = m.descriptor.Input().Fields().ByJSONName(name)
+		}
+		if field == nil || field.ContainingOneof() == nil {
+			continue
+		}
+		of := field.ContainingOneof().FullName()
+		if other, taken := given[of]; taken && other != field.Name() {
+			return &domain.Error{Reason: domain.ReasonBadField, Message: fmt.Sprintf("%s and %s exclude each other: give one of them", min(other, field.Name()), max(other, field.Name()))}
+		}
+		given[of] = field.Name()
+	}
+	return nil
 }
 
 // spellMask rewrites an update_mask in the query as JSON spells field masks, in camel case: the transcoder refuses the

@@ -63,6 +63,8 @@ type Config struct {
 	MeterProvider metric.MeterProvider
 	// Timeout bounds every request; a caller may ask for less. Optional: DefaultTimeout.
 	Timeout time.Duration
+	// StreamPatience is how long the caller of a stream may take to read one message. Optional: DefaultStreamPatience.
+	StreamPatience time.Duration
 }
 
 func (c *Config) validate() error {
@@ -76,6 +78,9 @@ func (c *Config) validate() error {
 	}
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
+	}
+	if c.StreamPatience == 0 {
+		c.StreamPatience = DefaultStreamPatience
 	}
 	if c.MeterProvider == nil {
 		c.MeterProvider = noop.NewMeterProvider()
@@ -95,6 +100,9 @@ type Server struct {
 	validator   protovalidate.Validator
 	pages       pageTokens
 	attempts    *attempts
+	// streams ends with endStreams, and with it the streams that would last longer.
+	streams    context.Context
+	endStreams context.CancelFunc
 }
 
 // New builds the handler. It fails if the API's descriptors or the configuration are incomplete.
@@ -103,6 +111,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, rpcs: make(map[string]http.Handler), mux: http.NewServeMux(), pages: pageTokens{key: cfg.PageTokenKey, lineage: cfg.Lineage}}
+	s.streams, s.endStreams = context.WithCancel(context.Background())
 	var err error
 	if s.methods, err = methodsByProcedure(); err != nil {
 		return nil, err

@@ -61,6 +61,10 @@ type site struct {
 	createJob commands.CreateImportJob
 	imported  commands.ImportKeyVersion
 	public    commands.PublicKey
+	commits   []commands.Commit // of every key
+	uid       domain.UID        // of the key whose history is asked for, if not that of all keys
+	looked    []string          // ids of keys that a list of the past looked at
+	updates   func(context.Context, eventstore.Revision, func(commands.WatchUpdate) error) error
 }
 
 type refusal struct {

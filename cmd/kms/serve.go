@@ -122,6 +122,7 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 	group.Go(func() error { return edge.Run(loops) })
 	group.Go(func() error { return watchStore(loops, s.store) })
 	server := rpc.NewHTTPServer(c.Listen, edge, tlsConfig, log)
+	server.RegisterOnShutdown(edge.EndStreams)
 	group.Go(func() error { return serve(server, listener, tlsConfig != nil) })
 	if err := c.profiles(loops, group); err != nil {
 		return err

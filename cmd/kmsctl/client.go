@@ -141,13 +141,32 @@ func readCertificates(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// asCaller makes every call carry the credential.
-func asCaller(token string) connect.UnaryInterceptorFunc {
-	return func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-			req.Header().Set("Authorization", "Bearer "+token)
-			req.Header().Set("User-Agent", "kmsctl/"+clientVersion()) // as the activity log shows it
-			return next(ctx, req)
-		}
+// asCaller makes every call carry the credential. It is that credential.
+type asCaller string
+
+func (a asCaller) identify(h http.Header) {
+	h.Set("Authorization", "Bearer "+string(a))
+	h.Set("User-Agent", "kmsctl/"+clientVersion()) // as the activity log shows it
+}
+
+// WrapUnary implements connect.Interceptor.
+func (a asCaller) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		a.identify(req.Header())
+		return next(ctx, req)
 	}
+}
+
+// WrapStreamingClient implements connect.Interceptor.
+func (a asCaller) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, spec)
+		a.identify(conn.RequestHeader())
+		return conn
+	}
+}
+
+// WrapStreamingHandler implements connect.Interceptor; there are no handlers here.
+func (a asCaller) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
 }

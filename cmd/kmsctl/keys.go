@@ -24,6 +24,8 @@ type keysCmd struct {
 	Get              getKeyCmd           `cmd:"" help:"Show a key."`
 	List             listKeysCmd         `cmd:"" help:"List the keys of a ring."`
 	Count            countKeysCmd        `cmd:"" help:"Count the keys of a ring."`
+	History          historyCmd          `cmd:"" help:"Show what the event log holds of a key, oldest first."`
+	Watch            watchKeysCmd        `cmd:"" help:"Show each change of the keys of a ring, until interrupted."`
 	Alias            aliasCmd            `cmd:"" help:"Give a key other names, and take them away."`
 	Update           updateKeyCmd        `cmd:"" help:"Change what describes a key and what limits it."`
 	Rotate           rotateKeyCmd        `cmd:"" help:"Add a version, which new ciphertexts are made with."`
@@ -194,6 +196,7 @@ func labels(m map[string]string) string {
 type getKeyCmd struct {
 	keyArg
 	readFlags
+	pastFlags
 	formatFlags
 }
 
@@ -206,7 +209,7 @@ func (c *getKeyCmd) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	key, err := call(ctx, cl, cl.GetKey, &kmsv1.GetKeyRequest{Name: name, MinRevision: c.MinRevision})
+	key, err := call(ctx, cl, cl.GetKey, past(c.pastFlags, &kmsv1.GetKeyRequest{Name: name, MinRevision: c.MinRevision}))
 	if err != nil {
 		return err
 	}
@@ -215,6 +218,7 @@ func (c *getKeyCmd) Run(ctx context.Context, s *session) error {
 
 type listKeysCmd struct {
 	readFlags
+	pastFlags
 	pageFlags
 	formatFlags
 	Filter        string `placeholder:"EXPRESSION" help:"Only those for which this holds, like 'state = ENABLED AND labels.team = \"payments\"' (AIP-160)."`
@@ -235,10 +239,10 @@ func (c *listKeysCmd) Run(ctx context.Context, s *session) error {
 	all := &kmsv1.ListKeysResponse{}
 	skip := c.Skip
 	err = c.pages(c.Limit, func(size int32, token string) (int, string, error) {
-		page, err := call(ctx, cl, cl.ListKeys, &kmsv1.ListKeysRequest{
+		page, err := call(ctx, cl, cl.ListKeys, past(c.pastFlags, &kmsv1.ListKeysRequest{
 			Parent: ring.String(), MinRevision: c.MinRevision, PageSize: size, PageToken: token, Skip: skip,
 			IncludeTotalSize: c.Total, Filter: c.Filter, OrderBy: c.OrderBy, ShowDestroyed: c.ShowDestroyed,
-		})
+		}))
 		if err != nil {
 			return 0, "", err
 		}
@@ -267,12 +271,13 @@ func (c *listKeysCmd) Run(ctx context.Context, s *session) error {
 		return err
 	}
 	s.total(c.Total, all.GetTotalSize())
-	s.more(all.GetNextPageToken())
+	c.more(s, all.GetNextPageToken())
 	return nil
 }
 
 type countKeysCmd struct {
 	readFlags
+	pastFlags
 	formatFlags
 	Filter        string `placeholder:"EXPRESSION" help:"Only those for which this holds, as with list."`
 	ShowDestroyed bool   `help:"Also those that are destroyed."`
@@ -287,9 +292,9 @@ func (c *countKeysCmd) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	resp, err := call(ctx, cl, cl.CountKeys, &kmsv1.CountKeysRequest{
+	resp, err := call(ctx, cl, cl.CountKeys, past(c.pastFlags, &kmsv1.CountKeysRequest{
 		Parent: ring.String(), MinRevision: c.MinRevision, Filter: c.Filter, ShowDestroyed: c.ShowDestroyed,
-	})
+	}))
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ type versionArg struct {
 type listVersionsCmd struct {
 	keyArg
 	readFlags
+	pastFlags
 	pageFlags
 	formatFlags
 	Filter  string `placeholder:"EXPRESSION" help:"Only those for which this holds, like 'state = ENABLED' (AIP-160)."`
@@ -48,10 +49,10 @@ func (c *listVersionsCmd) Run(ctx context.Context, s *session) error {
 	all := &kmsv1.ListKeyVersionsResponse{}
 	skip := c.Skip
 	err = c.pages(c.Limit, func(size int32, token string) (int, string, error) {
-		page, err := call(ctx, cl, cl.ListKeyVersions, &kmsv1.ListKeyVersionsRequest{
+		page, err := call(ctx, cl, cl.ListKeyVersions, past(c.pastFlags, &kmsv1.ListKeyVersionsRequest{
 			Parent: name, MinRevision: c.MinRevision, PageSize: size, PageToken: token, Skip: skip,
 			IncludeTotalSize: c.Total, Filter: c.Filter, OrderBy: c.OrderBy,
-		})
+		}))
 		if err != nil {
 			return 0, "", err
 		}
@@ -75,19 +76,20 @@ func (c *listVersionsCmd) Run(ctx context.Context, s *session) error {
 		return err
 	}
 	s.total(c.Total, all.GetTotalSize())
-	s.more(all.GetNextPageToken())
+	c.more(s, all.GetNextPageToken())
 	return nil
 }
 
 type getVersionCmd struct {
 	versionArg
 	readFlags
+	pastFlags
 	formatFlags
 }
 
 func (c *getVersionCmd) Run(ctx context.Context, s *session) error {
 	return s.version(c.versionArg, c.formatFlags, func(cl *client, name string) (*kmsv1.KeyVersion, error) {
-		return call(ctx, cl, cl.GetKeyVersion, &kmsv1.GetKeyVersionRequest{Name: name, MinRevision: c.MinRevision})
+		return call(ctx, cl, cl.GetKeyVersion, past(c.pastFlags, &kmsv1.GetKeyVersionRequest{Name: name, MinRevision: c.MinRevision}))
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -589,7 +590,14 @@ type GetKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
-	MinRevision   uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"` // 3, 4: as_of_time, as_of_revision
+	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// Answers what was at a past moment, as far as the caller may read it today. The read is on the activity log.
+	//
+	// Types that are valid to be assigned to AsOf:
+	//
+	//	*GetKeyRequest_AsOfTime
+	//	*GetKeyRequest_AsOfRevision
+	AsOf          isGetKeyRequest_AsOf `protobuf_oneof:"as_of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -638,12 +646,62 @@ func (x *GetKeyRequest) GetMinRevision() uint64 {
 	return 0
 }
 
+func (x *GetKeyRequest) GetAsOf() isGetKeyRequest_AsOf {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *GetKeyRequest) GetAsOfTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.AsOf.(*GetKeyRequest_AsOfTime); ok {
+			return x.AsOfTime
+		}
+	}
+	return nil
+}
+
+func (x *GetKeyRequest) GetAsOfRevision() uint64 {
+	if x != nil {
+		if x, ok := x.AsOf.(*GetKeyRequest_AsOfRevision); ok {
+			return x.AsOfRevision
+		}
+	}
+	return 0
+}
+
+type isGetKeyRequest_AsOf interface {
+	isGetKeyRequest_AsOf()
+}
+
+type GetKeyRequest_AsOfTime struct {
+	// What was at this time. Nodes' clocks may differ by up to five seconds: of the last seconds more may become known.
+	AsOfTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=as_of_time,json=asOfTime,proto3,oneof"`
+}
+
+type GetKeyRequest_AsOfRevision struct {
+	// What was just after this revision of the event log.
+	AsOfRevision uint64 `protobuf:"varint,4,opt,name=as_of_revision,json=asOfRevision,proto3,oneof"`
+}
+
+func (*GetKeyRequest_AsOfTime) isGetKeyRequest_AsOf() {}
+
+func (*GetKeyRequest_AsOfRevision) isGetKeyRequest_AsOf() {}
+
 type ListKeysRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The ring "-" means any ring of the location.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
-	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"` // 3, 4: as_of_time, as_of_revision
+	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// Answers what was at a past moment, as far as the caller may read it today. The read is on the activity log.
+	//
+	// Types that are valid to be assigned to AsOf:
+	//
+	//	*ListKeysRequest_AsOfTime
+	//	*ListKeysRequest_AsOfRevision
+	AsOf isListKeysRequest_AsOf `protobuf_oneof:"as_of"`
 	// 1 to 1000; 0 is 100.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; it is bound to the rest of the query.
@@ -704,6 +762,31 @@ func (x *ListKeysRequest) GetMinRevision() uint64 {
 	return 0
 }
 
+func (x *ListKeysRequest) GetAsOf() isListKeysRequest_AsOf {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *ListKeysRequest) GetAsOfTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.AsOf.(*ListKeysRequest_AsOfTime); ok {
+			return x.AsOfTime
+		}
+	}
+	return nil
+}
+
+func (x *ListKeysRequest) GetAsOfRevision() uint64 {
+	if x != nil {
+		if x, ok := x.AsOf.(*ListKeysRequest_AsOfRevision); ok {
+			return x.AsOfRevision
+		}
+	}
+	return 0
+}
+
 func (x *ListKeysRequest) GetPageSize() int32 {
 	if x != nil {
 		return x.PageSize
@@ -752,6 +835,24 @@ func (x *ListKeysRequest) GetShowDestroyed() bool {
 	}
 	return false
 }
+
+type isListKeysRequest_AsOf interface {
+	isListKeysRequest_AsOf()
+}
+
+type ListKeysRequest_AsOfTime struct {
+	// What was at this time. Nodes' clocks may differ by up to five seconds: of the last seconds more may become known.
+	AsOfTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=as_of_time,json=asOfTime,proto3,oneof"`
+}
+
+type ListKeysRequest_AsOfRevision struct {
+	// What was just after this revision of the event log.
+	AsOfRevision uint64 `protobuf:"varint,4,opt,name=as_of_revision,json=asOfRevision,proto3,oneof"`
+}
+
+func (*ListKeysRequest_AsOfTime) isListKeysRequest_AsOf() {}
+
+func (*ListKeysRequest_AsOfRevision) isListKeysRequest_AsOf() {}
 
 type ListKeysResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -829,7 +930,14 @@ type CountKeysRequest struct {
 	// The ring "-" means any ring of the location.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
-	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"` // 3, 4: as_of_time, as_of_revision
+	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// Answers what was at a past moment, as far as the caller may read it today. The read is on the activity log.
+	//
+	// Types that are valid to be assigned to AsOf:
+	//
+	//	*CountKeysRequest_AsOfTime
+	//	*CountKeysRequest_AsOfRevision
+	AsOf isCountKeysRequest_AsOf `protobuf_oneof:"as_of"`
 	// AIP-160, like `state = ENABLED AND labels.team = "payments"`.
 	Filter string `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
 	// Destroyed keys count only with this, or a filter on `state`.
@@ -882,6 +990,31 @@ func (x *CountKeysRequest) GetMinRevision() uint64 {
 	return 0
 }
 
+func (x *CountKeysRequest) GetAsOf() isCountKeysRequest_AsOf {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *CountKeysRequest) GetAsOfTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.AsOf.(*CountKeysRequest_AsOfTime); ok {
+			return x.AsOfTime
+		}
+	}
+	return nil
+}
+
+func (x *CountKeysRequest) GetAsOfRevision() uint64 {
+	if x != nil {
+		if x, ok := x.AsOf.(*CountKeysRequest_AsOfRevision); ok {
+			return x.AsOfRevision
+		}
+	}
+	return 0
+}
+
 func (x *CountKeysRequest) GetFilter() string {
 	if x != nil {
 		return x.Filter
@@ -895,6 +1028,24 @@ func (x *CountKeysRequest) GetShowDestroyed() bool {
 	}
 	return false
 }
+
+type isCountKeysRequest_AsOf interface {
+	isCountKeysRequest_AsOf()
+}
+
+type CountKeysRequest_AsOfTime struct {
+	// What was at this time. Nodes' clocks may differ by up to five seconds: of the last seconds more may become known.
+	AsOfTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=as_of_time,json=asOfTime,proto3,oneof"`
+}
+
+type CountKeysRequest_AsOfRevision struct {
+	// What was just after this revision of the event log.
+	AsOfRevision uint64 `protobuf:"varint,4,opt,name=as_of_revision,json=asOfRevision,proto3,oneof"`
+}
+
+func (*CountKeysRequest_AsOfTime) isCountKeysRequest_AsOf() {}
+
+func (*CountKeysRequest_AsOfRevision) isCountKeysRequest_AsOf() {}
 
 type CountKeysResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1346,7 +1497,14 @@ type GetKeyVersionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
-	MinRevision   uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// Answers what was at a past moment, as far as the caller may read it today. The read is on the activity log.
+	//
+	// Types that are valid to be assigned to AsOf:
+	//
+	//	*GetKeyVersionRequest_AsOfTime
+	//	*GetKeyVersionRequest_AsOfRevision
+	AsOf          isGetKeyVersionRequest_AsOf `protobuf_oneof:"as_of"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1395,11 +1553,61 @@ func (x *GetKeyVersionRequest) GetMinRevision() uint64 {
 	return 0
 }
 
+func (x *GetKeyVersionRequest) GetAsOf() isGetKeyVersionRequest_AsOf {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *GetKeyVersionRequest) GetAsOfTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.AsOf.(*GetKeyVersionRequest_AsOfTime); ok {
+			return x.AsOfTime
+		}
+	}
+	return nil
+}
+
+func (x *GetKeyVersionRequest) GetAsOfRevision() uint64 {
+	if x != nil {
+		if x, ok := x.AsOf.(*GetKeyVersionRequest_AsOfRevision); ok {
+			return x.AsOfRevision
+		}
+	}
+	return 0
+}
+
+type isGetKeyVersionRequest_AsOf interface {
+	isGetKeyVersionRequest_AsOf()
+}
+
+type GetKeyVersionRequest_AsOfTime struct {
+	// What was at this time. Nodes' clocks may differ by up to five seconds: of the last seconds more may become known.
+	AsOfTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=as_of_time,json=asOfTime,proto3,oneof"`
+}
+
+type GetKeyVersionRequest_AsOfRevision struct {
+	// What was just after this revision of the event log.
+	AsOfRevision uint64 `protobuf:"varint,4,opt,name=as_of_revision,json=asOfRevision,proto3,oneof"`
+}
+
+func (*GetKeyVersionRequest_AsOfTime) isGetKeyVersionRequest_AsOf() {}
+
+func (*GetKeyVersionRequest_AsOfRevision) isGetKeyVersionRequest_AsOf() {}
+
 type ListKeyVersionsRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Parent string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
 	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// Answers what was at a past moment, as far as the caller may read it today. The read is on the activity log.
+	//
+	// Types that are valid to be assigned to AsOf:
+	//
+	//	*ListKeyVersionsRequest_AsOfTime
+	//	*ListKeyVersionsRequest_AsOfRevision
+	AsOf isListKeyVersionsRequest_AsOf `protobuf_oneof:"as_of"`
 	// 1 to 1000; 0 is 100.
 	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before; it is bound to the rest of the query.
@@ -1459,6 +1667,31 @@ func (x *ListKeyVersionsRequest) GetMinRevision() uint64 {
 	return 0
 }
 
+func (x *ListKeyVersionsRequest) GetAsOf() isListKeyVersionsRequest_AsOf {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *ListKeyVersionsRequest) GetAsOfTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.AsOf.(*ListKeyVersionsRequest_AsOfTime); ok {
+			return x.AsOfTime
+		}
+	}
+	return nil
+}
+
+func (x *ListKeyVersionsRequest) GetAsOfRevision() uint64 {
+	if x != nil {
+		if x, ok := x.AsOf.(*ListKeyVersionsRequest_AsOfRevision); ok {
+			return x.AsOfRevision
+		}
+	}
+	return 0
+}
+
 func (x *ListKeyVersionsRequest) GetPageSize() int32 {
 	if x != nil {
 		return x.PageSize
@@ -1500,6 +1733,24 @@ func (x *ListKeyVersionsRequest) GetOrderBy() string {
 	}
 	return ""
 }
+
+type isListKeyVersionsRequest_AsOf interface {
+	isListKeyVersionsRequest_AsOf()
+}
+
+type ListKeyVersionsRequest_AsOfTime struct {
+	// What was at this time. Nodes' clocks may differ by up to five seconds: of the last seconds more may become known.
+	AsOfTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=as_of_time,json=asOfTime,proto3,oneof"`
+}
+
+type ListKeyVersionsRequest_AsOfRevision struct {
+	// What was just after this revision of the event log.
+	AsOfRevision uint64 `protobuf:"varint,4,opt,name=as_of_revision,json=asOfRevision,proto3,oneof"`
+}
+
+func (*ListKeyVersionsRequest_AsOfTime) isListKeyVersionsRequest_AsOf() {}
+
+func (*ListKeyVersionsRequest_AsOfRevision) isListKeyVersionsRequest_AsOf() {}
 
 type ListKeyVersionsResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -3754,11 +4005,704 @@ func (*GetPublicKeyResponse_Der) isGetPublicKeyResponse_PublicKey() {}
 
 func (*GetPublicKeyResponse_Jwk) isGetPublicKeyResponse_PublicKey() {}
 
+type GetKeyHistoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The answer is at least as new as this revision: the server waits for it, for a bounded time.
+	MinRevision uint64 `protobuf:"varint,2,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
+	// 1 to 1000; 0 is 100.
+	PageSize int32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before. What happens meanwhile comes on the last page.
+	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyHistoryRequest) Reset() {
+	*x = GetKeyHistoryRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyHistoryRequest) ProtoMessage() {}
+
+func (x *GetKeyHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyHistoryRequest.ProtoReflect.Descriptor instead.
+func (*GetKeyHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *GetKeyHistoryRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetKeyHistoryRequest) GetMinRevision() uint64 {
+	if x != nil {
+		return x.MinRevision
+	}
+	return 0
+}
+
+func (x *GetKeyHistoryRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *GetKeyHistoryRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type GetKeyHistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Oldest first.
+	Commits []*KeyCommit `protobuf:"bytes,1,rep,name=commits,proto3" json:"commits,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The newest commit of the key when this was read.
+	Revision      uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetKeyHistoryResponse) Reset() {
+	*x = GetKeyHistoryResponse{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetKeyHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetKeyHistoryResponse) ProtoMessage() {}
+
+func (x *GetKeyHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetKeyHistoryResponse.ProtoReflect.Descriptor instead.
+func (*GetKeyHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *GetKeyHistoryResponse) GetCommits() []*KeyCommit {
+	if x != nil {
+		return x.Commits
+	}
+	return nil
+}
+
+func (x *GetKeyHistoryResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *GetKeyHistoryResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// What one request, or the service itself, changed in a key; also a request that found nothing to change.
+type KeyCommit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key's revision after this commit.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The key's etag after this commit; empty if the commit only leased uses to a node, which leaves the etag as it was.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The effective time: never before that of the commit before.
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// When the event store stored it, by its own clock.
+	StoredTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=stored_time,json=storedTime,proto3" json:"stored_time,omitempty"`
+	// The name of the method, like "RotateKey".
+	Operation string `protobuf:"bytes,5,opt,name=operation,proto3" json:"operation,omitempty"`
+	// The version that was acted on or made; 0 if none.
+	Version   int32  `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	Principal string `protobuf:"bytes,7,opt,name=principal,proto3" json:"principal,omitempty"`
+	// How the principal proved who it is, like "ADMIN"; "SYSTEM" is the service itself.
+	PrincipalKind string `protobuf:"bytes,8,opt,name=principal_kind,json=principalKind,proto3" json:"principal_kind,omitempty"`
+	// Empty if the service itself acted.
+	ClientAddress string `protobuf:"bytes,9,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
+	UserAgent     string `protobuf:"bytes,10,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
+	// Made by the server for the attempt, as on the activity log.
+	RequestId string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The caller's own x-request-id and correlation-id.
+	ClientRequestId string `protobuf:"bytes,12,opt,name=client_request_id,json=clientRequestId,proto3" json:"client_request_id,omitempty"`
+	CorrelationId   string `protobuf:"bytes,13,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
+	TraceId         string `protobuf:"bytes,14,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	// The `request_id` of the mutation, if it had one: repeating it gives the answer of this commit, for ever.
+	IdempotencyId string `protobuf:"bytes,15,opt,name=idempotency_id,json=idempotencyId,proto3" json:"idempotency_id,omitempty"`
+	// What allowed it.
+	GrantedBy string `protobuf:"bytes,16,opt,name=granted_by,json=grantedBy,proto3" json:"granted_by,omitempty"`
+	// SHA-256 of the commit as it is stored, and that of the key's commit before it; empty in the first. They chain the
+	// history: nothing can be left out of its middle.
+	Hash         []byte `protobuf:"bytes,17,opt,name=hash,proto3" json:"hash,omitempty"`
+	PreviousHash []byte `protobuf:"bytes,18,opt,name=previous_hash,json=previousHash,proto3" json:"previous_hash,omitempty"`
+	// The history of the site that the commit was first written in.
+	Lineage string `protobuf:"bytes,19,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// None if the request found nothing to change.
+	Events        []*KeyEvent `protobuf:"bytes,20,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyCommit) Reset() {
+	*x = KeyCommit{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyCommit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyCommit) ProtoMessage() {}
+
+func (x *KeyCommit) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyCommit.ProtoReflect.Descriptor instead.
+func (*KeyCommit) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *KeyCommit) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *KeyCommit) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *KeyCommit) GetStoredTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StoredTime
+	}
+	return nil
+}
+
+func (x *KeyCommit) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *KeyCommit) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetPrincipalKind() string {
+	if x != nil {
+		return x.PrincipalKind
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetClientAddress() string {
+	if x != nil {
+		return x.ClientAddress
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetUserAgent() string {
+	if x != nil {
+		return x.UserAgent
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetClientRequestId() string {
+	if x != nil {
+		return x.ClientRequestId
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetCorrelationId() string {
+	if x != nil {
+		return x.CorrelationId
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetIdempotencyId() string {
+	if x != nil {
+		return x.IdempotencyId
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetGrantedBy() string {
+	if x != nil {
+		return x.GrantedBy
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *KeyCommit) GetPreviousHash() []byte {
+	if x != nil {
+		return x.PreviousHash
+	}
+	return nil
+}
+
+func (x *KeyCommit) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *KeyCommit) GetEvents() []*KeyEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+// Something that happened to a key.
+type KeyEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Like "KeyVersionAdded". Newer servers have more kinds of events.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What the event says, less what is empty, false or zero. Times are RFC 3339, durations in seconds like "86400s", hashes
+	// and fingerprints in hexadecimal, large counts are strings. No event holds key material.
+	Fields        *structpb.Struct `protobuf:"bytes,2,opt,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyEvent) Reset() {
+	*x = KeyEvent{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyEvent) ProtoMessage() {}
+
+func (x *KeyEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyEvent.ProtoReflect.Descriptor instead.
+func (*KeyEvent) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *KeyEvent) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KeyEvent) GetFields() *structpb.Struct {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+type WatchKeysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ring "-" means any ring of the location.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Changes after this revision are sent, those of the past first; 0: those from now on.
+	StartRevision uint64 `protobuf:"varint,2,opt,name=start_revision,json=startRevision,proto3" json:"start_revision,omitempty"`
+	// AIP-160, as in ListKeys. A change is sent if the key matched before it or matches after it.
+	Filter        string `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchKeysRequest) Reset() {
+	*x = WatchKeysRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchKeysRequest) ProtoMessage() {}
+
+func (x *WatchKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchKeysRequest.ProtoReflect.Descriptor instead.
+func (*WatchKeysRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *WatchKeysRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *WatchKeysRequest) GetStartRevision() uint64 {
+	if x != nil {
+		return x.StartRevision
+	}
+	return 0
+}
+
+func (x *WatchKeysRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+type WatchKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All changes up to this revision are sent: a start_revision to go on from.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Types that are valid to be assigned to Update:
+	//
+	//	*WatchKeysResponse_Change_
+	//	*WatchKeysResponse_Progress_
+	Update        isWatchKeysResponse_Update `protobuf_oneof:"update"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchKeysResponse) Reset() {
+	*x = WatchKeysResponse{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchKeysResponse) ProtoMessage() {}
+
+func (x *WatchKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchKeysResponse.ProtoReflect.Descriptor instead.
+func (*WatchKeysResponse) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *WatchKeysResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *WatchKeysResponse) GetUpdate() isWatchKeysResponse_Update {
+	if x != nil {
+		return x.Update
+	}
+	return nil
+}
+
+func (x *WatchKeysResponse) GetChange() *WatchKeysResponse_Change {
+	if x != nil {
+		if x, ok := x.Update.(*WatchKeysResponse_Change_); ok {
+			return x.Change
+		}
+	}
+	return nil
+}
+
+func (x *WatchKeysResponse) GetProgress() *WatchKeysResponse_Progress {
+	if x != nil {
+		if x, ok := x.Update.(*WatchKeysResponse_Progress_); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+type isWatchKeysResponse_Update interface {
+	isWatchKeysResponse_Update()
+}
+
+type WatchKeysResponse_Change_ struct {
+	Change *WatchKeysResponse_Change `protobuf:"bytes,2,opt,name=change,proto3,oneof"`
+}
+
+type WatchKeysResponse_Progress_ struct {
+	Progress *WatchKeysResponse_Progress `protobuf:"bytes,3,opt,name=progress,proto3,oneof"`
+}
+
+func (*WatchKeysResponse_Change_) isWatchKeysResponse_Update() {}
+
+func (*WatchKeysResponse_Progress_) isWatchKeysResponse_Update() {}
+
+// Where the stream is. It is sent every few seconds, and as soon as all changes of the past are sent.
+type WatchKeysResponse_Progress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every change that was known when the watch began is sent.
+	CaughtUp      bool `protobuf:"varint,1,opt,name=caught_up,json=caughtUp,proto3" json:"caught_up,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchKeysResponse_Progress) Reset() {
+	*x = WatchKeysResponse_Progress{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchKeysResponse_Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchKeysResponse_Progress) ProtoMessage() {}
+
+func (x *WatchKeysResponse_Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchKeysResponse_Progress.ProtoReflect.Descriptor instead.
+func (*WatchKeysResponse_Progress) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{55, 0}
+}
+
+func (x *WatchKeysResponse_Progress) GetCaughtUp() bool {
+	if x != nil {
+		return x.CaughtUp
+	}
+	return false
+}
+
+// One change of a key.
+type WatchKeysResponse_Change struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key just after the change.
+	Key  *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// The name of the method, like "RotateKey".
+	Operation string `protobuf:"bytes,3,opt,name=operation,proto3" json:"operation,omitempty"`
+	// The names of the events, like "KeyDisabled"; none if the request found nothing to change.
+	Events []string `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
+	// The key matched the filter before, and no longer does.
+	Removed bool `protobuf:"varint,5,opt,name=removed,proto3" json:"removed,omitempty"`
+	// It is the key's first commit.
+	Created       bool `protobuf:"varint,6,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchKeysResponse_Change) Reset() {
+	*x = WatchKeysResponse_Change{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchKeysResponse_Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchKeysResponse_Change) ProtoMessage() {}
+
+func (x *WatchKeysResponse_Change) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchKeysResponse_Change.ProtoReflect.Descriptor instead.
+func (*WatchKeysResponse_Change) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{55, 1}
+}
+
+func (x *WatchKeysResponse_Change) GetKey() *Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *WatchKeysResponse_Change) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *WatchKeysResponse_Change) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *WatchKeysResponse_Change) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *WatchKeysResponse_Change) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *WatchKeysResponse_Change) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
 var File_kms_v1_key_service_proto protoreflect.FileDescriptor
 
 const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\n" +
-	"\x18kms/v1/key_service.proto\x12\x06kms.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kms/v1/permission.proto\x1a\x16kms/v1/resources.proto\x1a\x12kms/v1/rules.proto\"\xbc\x01\n" +
+	"\x18kms/v1/key_service.proto\x12\x06kms.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kms/v1/permission.proto\x1a\x16kms/v1/resources.proto\x1a\x12kms/v1/rules.proto\"\xbc\x01\n" +
 	"\x14CreateKeyRingRequest\x12!\n" +
 	"\x06parent\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xda\x18\x01R\x06parent\x12*\n" +
 	"\n" +
@@ -3807,13 +4751,20 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x06key_id\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xc0\xda\x18\x01R\x05keyId\x12|\n" +
 	"\x03key\x18\x04 \x01(\v2\v.kms.v1.KeyB]\xbaHZ\xba\x01T\n" +
 	"\x14key.purpose_required\x12)purpose is required, like ENCRYPT_DECRYPT\x1a\x11this.purpose != 0\xc8\x01\x01R\x03key\x120\n" +
-	"\x14skip_initial_version\x18\x05 \x01(\bR\x12skipInitialVersion\"Q\n" +
+	"\x14skip_initial_version\x18\x05 \x01(\bR\x12skipInitialVersion\"\xc7\x01\n" +
 	"\rGetKeyRequest\x12\x1d\n" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12!\n" +
-	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\"\xe2\x02\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12:\n" +
+	"\n" +
+	"as_of_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\basOfTime\x12/\n" +
+	"\x0eas_of_revision\x18\x04 \x01(\x04B\a\xbaH\x042\x02 \x00H\x00R\fasOfRevisionB\a\n" +
+	"\x05as_of\"\xd8\x03\n" +
 	"\x0fListKeysRequest\x12!\n" +
 	"\x06parent\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xda\x18\x01R\x06parent\x12!\n" +
-	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12'\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12:\n" +
+	"\n" +
+	"as_of_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\basOfTime\x12/\n" +
+	"\x0eas_of_revision\x18\x04 \x01(\x04B\a\xbaH\x042\x02 \x00H\x00R\fasOfRevision\x12'\n" +
 	"\tpage_size\x18\x05 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
@@ -3823,18 +4774,23 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x06filter\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
 	"\border_by\x18\n" +
 	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\aorderBy\x12%\n" +
-	"\x0eshow_destroyed\x18\v \x01(\bR\rshowDestroyed\"\x96\x01\n" +
+	"\x0eshow_destroyed\x18\v \x01(\bR\rshowDestroyedB\a\n" +
+	"\x05as_of\"\x96\x01\n" +
 	"\x10ListKeysResponse\x12\x1f\n" +
 	"\x04keys\x18\x01 \x03(\v2\v.kms.v1.KeyR\x04keys\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
 	"\n" +
 	"total_size\x18\x03 \x01(\x03R\ttotalSize\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x04R\brevision\"\xa1\x01\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\x97\x02\n" +
 	"\x10CountKeysRequest\x12!\n" +
 	"\x06parent\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xda\x18\x01R\x06parent\x12!\n" +
-	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12 \n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12:\n" +
+	"\n" +
+	"as_of_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\basOfTime\x12/\n" +
+	"\x0eas_of_revision\x18\x04 \x01(\x04B\a\xbaH\x042\x02 \x00H\x00R\fasOfRevision\x12 \n" +
 	"\x06filter\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12%\n" +
-	"\x0eshow_destroyed\x18\v \x01(\bR\rshowDestroyed\"E\n" +
+	"\x0eshow_destroyed\x18\v \x01(\bR\rshowDestroyedB\a\n" +
+	"\x05as_of\"E\n" +
 	"\x11CountKeysResponse\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x03R\x05count\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"\x94\x01\n" +
@@ -3874,13 +4830,20 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12*\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
-	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"X\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"\xce\x01\n" +
 	"\x14GetKeyVersionRequest\x12\x1d\n" +
 	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe8\xda\x18\x01R\x04name\x12!\n" +
-	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\"\xc2\x02\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12:\n" +
+	"\n" +
+	"as_of_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\basOfTime\x12/\n" +
+	"\x0eas_of_revision\x18\x04 \x01(\x04B\a\xbaH\x042\x02 \x00H\x00R\fasOfRevisionB\a\n" +
+	"\x05as_of\"\xb8\x03\n" +
 	"\x16ListKeyVersionsRequest\x12!\n" +
 	"\x06parent\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x06parent\x12!\n" +
-	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12'\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12:\n" +
+	"\n" +
+	"as_of_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\basOfTime\x12/\n" +
+	"\x0eas_of_revision\x18\x04 \x01(\x04B\a\xbaH\x042\x02 \x00H\x00R\fasOfRevision\x12'\n" +
 	"\tpage_size\x18\x05 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
@@ -3889,7 +4852,8 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x12include_total_size\x18\b \x01(\bR\x10includeTotalSize\x12 \n" +
 	"\x06filter\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
 	"\border_by\x18\n" +
-	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\aorderBy\"\xb3\x01\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\aorderByB\a\n" +
+	"\x05as_of\"\xb3\x01\n" +
 	"\x17ListKeyVersionsResponse\x125\n" +
 	"\fkey_versions\x18\x01 \x03(\v2\x12.kms.v1.KeyVersionR\vkeyVersions\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
@@ -4096,7 +5060,65 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x03der\x18\x05 \x01(\fH\x00R\x03der\x12\x12\n" +
 	"\x03jwk\x18\x06 \x01(\tH\x00R\x03jwkB\f\n" +
 	"\n" +
-	"public_key2\xa77\n" +
+	"public_key\"\xaa\x01\n" +
+	"\x14GetKeyHistoryRequest\x12\x1d\n" +
+	"\x04name\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xe0\xda\x18\x01R\x04name\x12!\n" +
+	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\x12'\n" +
+	"\tpage_size\x18\x05 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\"\x88\x01\n" +
+	"\x15GetKeyHistoryResponse\x12+\n" +
+	"\acommits\x18\x01 \x03(\v2\x11.kms.v1.KeyCommitR\acommits\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\xbb\x05\n" +
+	"\tKeyCommit\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12;\n" +
+	"\vstored_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"storedTime\x12\x1c\n" +
+	"\toperation\x18\x05 \x01(\tR\toperation\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x05R\aversion\x12\x1c\n" +
+	"\tprincipal\x18\a \x01(\tR\tprincipal\x12%\n" +
+	"\x0eprincipal_kind\x18\b \x01(\tR\rprincipalKind\x12%\n" +
+	"\x0eclient_address\x18\t \x01(\tR\rclientAddress\x12\x1d\n" +
+	"\n" +
+	"user_agent\x18\n" +
+	" \x01(\tR\tuserAgent\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\v \x01(\tR\trequestId\x12*\n" +
+	"\x11client_request_id\x18\f \x01(\tR\x0fclientRequestId\x12%\n" +
+	"\x0ecorrelation_id\x18\r \x01(\tR\rcorrelationId\x12\x19\n" +
+	"\btrace_id\x18\x0e \x01(\tR\atraceId\x12%\n" +
+	"\x0eidempotency_id\x18\x0f \x01(\tR\ridempotencyId\x12\x1d\n" +
+	"\n" +
+	"granted_by\x18\x10 \x01(\tR\tgrantedBy\x12\x12\n" +
+	"\x04hash\x18\x11 \x01(\fR\x04hash\x12#\n" +
+	"\rprevious_hash\x18\x12 \x01(\fR\fpreviousHash\x12\x18\n" +
+	"\alineage\x18\x13 \x01(\tR\alineage\x12(\n" +
+	"\x06events\x18\x14 \x03(\v2\x10.kms.v1.KeyEventR\x06events\"O\n" +
+	"\bKeyEvent\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
+	"\x06fields\x18\x02 \x01(\v2\x17.google.protobuf.StructR\x06fields\"~\n" +
+	"\x10WatchKeysRequest\x12!\n" +
+	"\x06parent\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xda\x18\x01R\x06parent\x12%\n" +
+	"\x0estart_revision\x18\x02 \x01(\x04R\rstartRevision\x12 \n" +
+	"\x06filter\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\"\xa4\x03\n" +
+	"\x11WatchKeysResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12:\n" +
+	"\x06change\x18\x02 \x01(\v2 .kms.v1.WatchKeysResponse.ChangeH\x00R\x06change\x12@\n" +
+	"\bprogress\x18\x03 \x01(\v2\".kms.v1.WatchKeysResponse.ProgressH\x00R\bprogress\x1a'\n" +
+	"\bProgress\x12\x1b\n" +
+	"\tcaught_up\x18\x01 \x01(\bR\bcaughtUp\x1a\xc1\x01\n" +
+	"\x06Change\x12\x1d\n" +
+	"\x03key\x18\x01 \x01(\v2\v.kms.v1.KeyR\x03key\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1c\n" +
+	"\toperation\x18\x03 \x01(\tR\toperation\x12\x16\n" +
+	"\x06events\x18\x04 \x03(\tR\x06events\x12\x18\n" +
+	"\aremoved\x18\x05 \x01(\bR\aremoved\x12\x18\n" +
+	"\acreated\x18\x06 \x01(\bR\acreatedB\b\n" +
+	"\x06update2\xae9\n" +
 	"\n" +
 	"KeyService\x12\x99\x01\n" +
 	"\rCreateKeyRing\x12\x1c.kms.v1.CreateKeyRingRequest\x1a\x0f.kms.v1.KeyRing\"Y\xc2\xda\x18\x13kms.keyRings.create\x82\xd3\xe4\x93\x02<:\bkey_ring\"0/api/v1/{parent=projects/*/locations/*}/keyRings\x12\x86\x01\n" +
@@ -4143,7 +5165,9 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\fCancelImport\x12\x1b.kms.v1.CancelImportRequest\x1a\x11.kms.v1.ImportJob\"h\xc2\xda\x18\x15kms.importJobs.cancel\x82\xd3\xe4\x93\x02I:\x01*\"D/api/v1/{name=projects/*/locations/*/keyRings/*/importJobs/*}:cancel\x12\xac\x01\n" +
 	"\x10ImportKeyVersion\x12\x1f.kms.v1.ImportKeyVersionRequest\x1a\x12.kms.v1.KeyVersion\"c\xc2\xda\x18\x16kms.keyVersions.import\x82\xd3\xe4\x93\x02C:\x01*\">/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:import\x12\xc9\x01\n" +
 	"\x11DeleteKeyMaterial\x12 .kms.v1.DeleteKeyMaterialRequest\x1a\x12.kms.v1.KeyVersion\"~\xc2\xda\x18\x1ekms.keyVersions.deleteMaterial\x82\xd3\xe4\x93\x02V:\x01*\"Q/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}:deleteMaterial\x12\x86\x02\n" +
-	"\fGetPublicKey\x12\x1b.kms.v1.GetPublicKeyRequest\x1a\x1c.kms.v1.GetPublicKeyResponse\"\xba\x01\xc2\xda\x18\x1ckms.keyVersions.getPublicKey\x82\xd3\xe4\x93\x02\x93\x01ZN\x12L/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}/publicKey\x12A/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}/publicKeyB1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
+	"\fGetPublicKey\x12\x1b.kms.v1.GetPublicKeyRequest\x1a\x1c.kms.v1.GetPublicKeyResponse\"\xba\x01\xc2\xda\x18\x1ckms.keyVersions.getPublicKey\x82\xd3\xe4\x93\x02\x93\x01ZN\x12L/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}/publicKey\x12A/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}/publicKey\x12\xac\x01\n" +
+	"\rGetKeyHistory\x12\x1c.kms.v1.GetKeyHistoryRequest\x1a\x1d.kms.v1.GetKeyHistoryResponse\"^\xc2\xda\x18\x13kms.keys.getHistory\x82\xd3\xe4\x93\x02A\x12?/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}/history\x12V\n" +
+	"\tWatchKeys\x12\x18.kms.v1.WatchKeysRequest\x1a\x19.kms.v1.WatchKeysResponse\"\x12\xc2\xda\x18\x0ekms.keys.watch0\x01B1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
 
 var (
 	file_kms_v1_key_service_proto_rawDescOnce sync.Once
@@ -4158,7 +5182,7 @@ func file_kms_v1_key_service_proto_rawDescGZIP() []byte {
 }
 
 var file_kms_v1_key_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_kms_v1_key_service_proto_goTypes = []any{
 	(GetPublicKeyRequest_Format)(0),              // 0: kms.v1.GetPublicKeyRequest.Format
 	(*CreateKeyRingRequest)(nil),                 // 1: kms.v1.CreateKeyRingRequest
@@ -4211,124 +5235,151 @@ var file_kms_v1_key_service_proto_goTypes = []any{
 	(*DeleteKeyMaterialRequest)(nil),             // 48: kms.v1.DeleteKeyMaterialRequest
 	(*GetPublicKeyRequest)(nil),                  // 49: kms.v1.GetPublicKeyRequest
 	(*GetPublicKeyResponse)(nil),                 // 50: kms.v1.GetPublicKeyResponse
-	(*KeyRing)(nil),                              // 51: kms.v1.KeyRing
-	(*Key)(nil),                                  // 52: kms.v1.Key
-	(*fieldmaskpb.FieldMask)(nil),                // 53: google.protobuf.FieldMask
-	(*KeyVersion)(nil),                           // 54: kms.v1.KeyVersion
-	(*durationpb.Duration)(nil),                  // 55: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),                // 56: google.protobuf.Timestamp
-	(*ImportJob)(nil),                            // 57: kms.v1.ImportJob
-	(Key_Algorithm)(0),                           // 58: kms.v1.Key.Algorithm
+	(*GetKeyHistoryRequest)(nil),                 // 51: kms.v1.GetKeyHistoryRequest
+	(*GetKeyHistoryResponse)(nil),                // 52: kms.v1.GetKeyHistoryResponse
+	(*KeyCommit)(nil),                            // 53: kms.v1.KeyCommit
+	(*KeyEvent)(nil),                             // 54: kms.v1.KeyEvent
+	(*WatchKeysRequest)(nil),                     // 55: kms.v1.WatchKeysRequest
+	(*WatchKeysResponse)(nil),                    // 56: kms.v1.WatchKeysResponse
+	(*WatchKeysResponse_Progress)(nil),           // 57: kms.v1.WatchKeysResponse.Progress
+	(*WatchKeysResponse_Change)(nil),             // 58: kms.v1.WatchKeysResponse.Change
+	(*KeyRing)(nil),                              // 59: kms.v1.KeyRing
+	(*Key)(nil),                                  // 60: kms.v1.Key
+	(*timestamppb.Timestamp)(nil),                // 61: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),                // 62: google.protobuf.FieldMask
+	(*KeyVersion)(nil),                           // 63: kms.v1.KeyVersion
+	(*durationpb.Duration)(nil),                  // 64: google.protobuf.Duration
+	(*ImportJob)(nil),                            // 65: kms.v1.ImportJob
+	(Key_Algorithm)(0),                           // 66: kms.v1.Key.Algorithm
+	(*structpb.Struct)(nil),                      // 67: google.protobuf.Struct
 }
 var file_kms_v1_key_service_proto_depIdxs = []int32{
-	51, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
-	51, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
-	52, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
-	52, // 3: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
-	52, // 4: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
-	53, // 5: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	54, // 6: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
-	55, // 7: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
-	55, // 8: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
-	52, // 9: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
-	56, // 10: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
-	56, // 11: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
-	55, // 12: kms.v1.UpdateRotationPeriodRequest.rotation_period:type_name -> google.protobuf.Duration
-	55, // 13: kms.v1.EnableAutoRotationRequest.rotation_period:type_name -> google.protobuf.Duration
-	55, // 14: kms.v1.ScheduleKeyVersionDestructionRequest.wait:type_name -> google.protobuf.Duration
-	41, // 15: kms.v1.ListUsageBindingsResponse.usage_bindings:type_name -> kms.v1.UsageBinding
-	56, // 16: kms.v1.UsageBinding.create_time:type_name -> google.protobuf.Timestamp
-	57, // 17: kms.v1.CreateImportJobRequest.import_job:type_name -> kms.v1.ImportJob
-	57, // 18: kms.v1.ListImportJobsResponse.import_jobs:type_name -> kms.v1.ImportJob
-	0,  // 19: kms.v1.GetPublicKeyRequest.format:type_name -> kms.v1.GetPublicKeyRequest.Format
-	58, // 20: kms.v1.GetPublicKeyResponse.algorithm:type_name -> kms.v1.Key.Algorithm
-	1,  // 21: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
-	2,  // 22: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
-	3,  // 23: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
-	5,  // 24: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
-	6,  // 25: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
-	7,  // 26: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
-	8,  // 27: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
-	9,  // 28: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
-	11, // 29: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
-	13, // 30: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
-	14, // 31: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
-	15, // 32: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
-	16, // 33: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
-	17, // 34: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
-	18, // 35: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
-	19, // 36: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
-	20, // 37: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
-	22, // 38: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
-	23, // 39: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
-	24, // 40: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
-	26, // 41: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
-	27, // 42: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
-	28, // 43: kms.v1.KeyService.UpdateRotationPeriod:input_type -> kms.v1.UpdateRotationPeriodRequest
-	29, // 44: kms.v1.KeyService.EnableAutoRotation:input_type -> kms.v1.EnableAutoRotationRequest
-	30, // 45: kms.v1.KeyService.DisableAutoRotation:input_type -> kms.v1.DisableAutoRotationRequest
-	31, // 46: kms.v1.KeyService.CreateKeyVersion:input_type -> kms.v1.CreateKeyVersionRequest
-	32, // 47: kms.v1.KeyService.SetPrimaryVersion:input_type -> kms.v1.SetPrimaryVersionRequest
-	33, // 48: kms.v1.KeyService.ScheduleKeyVersionDestruction:input_type -> kms.v1.ScheduleKeyVersionDestructionRequest
-	34, // 49: kms.v1.KeyService.RestoreKeyVersion:input_type -> kms.v1.RestoreKeyVersionRequest
-	35, // 50: kms.v1.KeyService.ArchiveKey:input_type -> kms.v1.ArchiveKeyRequest
-	36, // 51: kms.v1.KeyService.UnarchiveKey:input_type -> kms.v1.UnarchiveKeyRequest
-	37, // 52: kms.v1.KeyService.AddUsageBinding:input_type -> kms.v1.AddUsageBindingRequest
-	38, // 53: kms.v1.KeyService.RemoveUsageBinding:input_type -> kms.v1.RemoveUsageBindingRequest
-	39, // 54: kms.v1.KeyService.ListUsageBindings:input_type -> kms.v1.ListUsageBindingsRequest
-	42, // 55: kms.v1.KeyService.CreateImportJob:input_type -> kms.v1.CreateImportJobRequest
-	43, // 56: kms.v1.KeyService.GetImportJob:input_type -> kms.v1.GetImportJobRequest
-	44, // 57: kms.v1.KeyService.ListImportJobs:input_type -> kms.v1.ListImportJobsRequest
-	46, // 58: kms.v1.KeyService.CancelImport:input_type -> kms.v1.CancelImportRequest
-	47, // 59: kms.v1.KeyService.ImportKeyVersion:input_type -> kms.v1.ImportKeyVersionRequest
-	48, // 60: kms.v1.KeyService.DeleteKeyMaterial:input_type -> kms.v1.DeleteKeyMaterialRequest
-	49, // 61: kms.v1.KeyService.GetPublicKey:input_type -> kms.v1.GetPublicKeyRequest
-	51, // 62: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
-	51, // 63: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
-	4,  // 64: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
-	51, // 65: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
-	51, // 66: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
-	52, // 67: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
-	52, // 68: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
-	10, // 69: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
-	12, // 70: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
-	52, // 71: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
-	52, // 72: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
-	52, // 73: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
-	52, // 74: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
-	52, // 75: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
-	52, // 76: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
-	54, // 77: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
-	21, // 78: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
-	54, // 79: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
-	54, // 80: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
-	25, // 81: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
-	52, // 82: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
-	52, // 83: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
-	52, // 84: kms.v1.KeyService.UpdateRotationPeriod:output_type -> kms.v1.Key
-	52, // 85: kms.v1.KeyService.EnableAutoRotation:output_type -> kms.v1.Key
-	52, // 86: kms.v1.KeyService.DisableAutoRotation:output_type -> kms.v1.Key
-	54, // 87: kms.v1.KeyService.CreateKeyVersion:output_type -> kms.v1.KeyVersion
-	52, // 88: kms.v1.KeyService.SetPrimaryVersion:output_type -> kms.v1.Key
-	54, // 89: kms.v1.KeyService.ScheduleKeyVersionDestruction:output_type -> kms.v1.KeyVersion
-	54, // 90: kms.v1.KeyService.RestoreKeyVersion:output_type -> kms.v1.KeyVersion
-	52, // 91: kms.v1.KeyService.ArchiveKey:output_type -> kms.v1.Key
-	52, // 92: kms.v1.KeyService.UnarchiveKey:output_type -> kms.v1.Key
-	52, // 93: kms.v1.KeyService.AddUsageBinding:output_type -> kms.v1.Key
-	52, // 94: kms.v1.KeyService.RemoveUsageBinding:output_type -> kms.v1.Key
-	40, // 95: kms.v1.KeyService.ListUsageBindings:output_type -> kms.v1.ListUsageBindingsResponse
-	57, // 96: kms.v1.KeyService.CreateImportJob:output_type -> kms.v1.ImportJob
-	57, // 97: kms.v1.KeyService.GetImportJob:output_type -> kms.v1.ImportJob
-	45, // 98: kms.v1.KeyService.ListImportJobs:output_type -> kms.v1.ListImportJobsResponse
-	57, // 99: kms.v1.KeyService.CancelImport:output_type -> kms.v1.ImportJob
-	54, // 100: kms.v1.KeyService.ImportKeyVersion:output_type -> kms.v1.KeyVersion
-	54, // 101: kms.v1.KeyService.DeleteKeyMaterial:output_type -> kms.v1.KeyVersion
-	50, // 102: kms.v1.KeyService.GetPublicKey:output_type -> kms.v1.GetPublicKeyResponse
-	62, // [62:103] is the sub-list for method output_type
-	21, // [21:62] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	59, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
+	59, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
+	60, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
+	61, // 3: kms.v1.GetKeyRequest.as_of_time:type_name -> google.protobuf.Timestamp
+	61, // 4: kms.v1.ListKeysRequest.as_of_time:type_name -> google.protobuf.Timestamp
+	60, // 5: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
+	61, // 6: kms.v1.CountKeysRequest.as_of_time:type_name -> google.protobuf.Timestamp
+	60, // 7: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
+	62, // 8: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	61, // 9: kms.v1.GetKeyVersionRequest.as_of_time:type_name -> google.protobuf.Timestamp
+	61, // 10: kms.v1.ListKeyVersionsRequest.as_of_time:type_name -> google.protobuf.Timestamp
+	63, // 11: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
+	64, // 12: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
+	64, // 13: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
+	60, // 14: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
+	61, // 15: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
+	61, // 16: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
+	64, // 17: kms.v1.UpdateRotationPeriodRequest.rotation_period:type_name -> google.protobuf.Duration
+	64, // 18: kms.v1.EnableAutoRotationRequest.rotation_period:type_name -> google.protobuf.Duration
+	64, // 19: kms.v1.ScheduleKeyVersionDestructionRequest.wait:type_name -> google.protobuf.Duration
+	41, // 20: kms.v1.ListUsageBindingsResponse.usage_bindings:type_name -> kms.v1.UsageBinding
+	61, // 21: kms.v1.UsageBinding.create_time:type_name -> google.protobuf.Timestamp
+	65, // 22: kms.v1.CreateImportJobRequest.import_job:type_name -> kms.v1.ImportJob
+	65, // 23: kms.v1.ListImportJobsResponse.import_jobs:type_name -> kms.v1.ImportJob
+	0,  // 24: kms.v1.GetPublicKeyRequest.format:type_name -> kms.v1.GetPublicKeyRequest.Format
+	66, // 25: kms.v1.GetPublicKeyResponse.algorithm:type_name -> kms.v1.Key.Algorithm
+	53, // 26: kms.v1.GetKeyHistoryResponse.commits:type_name -> kms.v1.KeyCommit
+	61, // 27: kms.v1.KeyCommit.time:type_name -> google.protobuf.Timestamp
+	61, // 28: kms.v1.KeyCommit.stored_time:type_name -> google.protobuf.Timestamp
+	54, // 29: kms.v1.KeyCommit.events:type_name -> kms.v1.KeyEvent
+	67, // 30: kms.v1.KeyEvent.fields:type_name -> google.protobuf.Struct
+	58, // 31: kms.v1.WatchKeysResponse.change:type_name -> kms.v1.WatchKeysResponse.Change
+	57, // 32: kms.v1.WatchKeysResponse.progress:type_name -> kms.v1.WatchKeysResponse.Progress
+	60, // 33: kms.v1.WatchKeysResponse.Change.key:type_name -> kms.v1.Key
+	61, // 34: kms.v1.WatchKeysResponse.Change.time:type_name -> google.protobuf.Timestamp
+	1,  // 35: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
+	2,  // 36: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
+	3,  // 37: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
+	5,  // 38: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
+	6,  // 39: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
+	7,  // 40: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
+	8,  // 41: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
+	9,  // 42: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
+	11, // 43: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
+	13, // 44: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
+	14, // 45: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
+	15, // 46: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
+	16, // 47: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
+	17, // 48: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
+	18, // 49: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
+	19, // 50: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
+	20, // 51: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
+	22, // 52: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
+	23, // 53: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
+	24, // 54: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
+	26, // 55: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
+	27, // 56: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
+	28, // 57: kms.v1.KeyService.UpdateRotationPeriod:input_type -> kms.v1.UpdateRotationPeriodRequest
+	29, // 58: kms.v1.KeyService.EnableAutoRotation:input_type -> kms.v1.EnableAutoRotationRequest
+	30, // 59: kms.v1.KeyService.DisableAutoRotation:input_type -> kms.v1.DisableAutoRotationRequest
+	31, // 60: kms.v1.KeyService.CreateKeyVersion:input_type -> kms.v1.CreateKeyVersionRequest
+	32, // 61: kms.v1.KeyService.SetPrimaryVersion:input_type -> kms.v1.SetPrimaryVersionRequest
+	33, // 62: kms.v1.KeyService.ScheduleKeyVersionDestruction:input_type -> kms.v1.ScheduleKeyVersionDestructionRequest
+	34, // 63: kms.v1.KeyService.RestoreKeyVersion:input_type -> kms.v1.RestoreKeyVersionRequest
+	35, // 64: kms.v1.KeyService.ArchiveKey:input_type -> kms.v1.ArchiveKeyRequest
+	36, // 65: kms.v1.KeyService.UnarchiveKey:input_type -> kms.v1.UnarchiveKeyRequest
+	37, // 66: kms.v1.KeyService.AddUsageBinding:input_type -> kms.v1.AddUsageBindingRequest
+	38, // 67: kms.v1.KeyService.RemoveUsageBinding:input_type -> kms.v1.RemoveUsageBindingRequest
+	39, // 68: kms.v1.KeyService.ListUsageBindings:input_type -> kms.v1.ListUsageBindingsRequest
+	42, // 69: kms.v1.KeyService.CreateImportJob:input_type -> kms.v1.CreateImportJobRequest
+	43, // 70: kms.v1.KeyService.GetImportJob:input_type -> kms.v1.GetImportJobRequest
+	44, // 71: kms.v1.KeyService.ListImportJobs:input_type -> kms.v1.ListImportJobsRequest
+	46, // 72: kms.v1.KeyService.CancelImport:input_type -> kms.v1.CancelImportRequest
+	47, // 73: kms.v1.KeyService.ImportKeyVersion:input_type -> kms.v1.ImportKeyVersionRequest
+	48, // 74: kms.v1.KeyService.DeleteKeyMaterial:input_type -> kms.v1.DeleteKeyMaterialRequest
+	49, // 75: kms.v1.KeyService.GetPublicKey:input_type -> kms.v1.GetPublicKeyRequest
+	51, // 76: kms.v1.KeyService.GetKeyHistory:input_type -> kms.v1.GetKeyHistoryRequest
+	55, // 77: kms.v1.KeyService.WatchKeys:input_type -> kms.v1.WatchKeysRequest
+	59, // 78: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
+	59, // 79: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
+	4,  // 80: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
+	59, // 81: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
+	59, // 82: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
+	60, // 83: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
+	60, // 84: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
+	10, // 85: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
+	12, // 86: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
+	60, // 87: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
+	60, // 88: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
+	60, // 89: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
+	60, // 90: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
+	60, // 91: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
+	60, // 92: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
+	63, // 93: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
+	21, // 94: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
+	63, // 95: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
+	63, // 96: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
+	25, // 97: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
+	60, // 98: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
+	60, // 99: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
+	60, // 100: kms.v1.KeyService.UpdateRotationPeriod:output_type -> kms.v1.Key
+	60, // 101: kms.v1.KeyService.EnableAutoRotation:output_type -> kms.v1.Key
+	60, // 102: kms.v1.KeyService.DisableAutoRotation:output_type -> kms.v1.Key
+	63, // 103: kms.v1.KeyService.CreateKeyVersion:output_type -> kms.v1.KeyVersion
+	60, // 104: kms.v1.KeyService.SetPrimaryVersion:output_type -> kms.v1.Key
+	63, // 105: kms.v1.KeyService.ScheduleKeyVersionDestruction:output_type -> kms.v1.KeyVersion
+	63, // 106: kms.v1.KeyService.RestoreKeyVersion:output_type -> kms.v1.KeyVersion
+	60, // 107: kms.v1.KeyService.ArchiveKey:output_type -> kms.v1.Key
+	60, // 108: kms.v1.KeyService.UnarchiveKey:output_type -> kms.v1.Key
+	60, // 109: kms.v1.KeyService.AddUsageBinding:output_type -> kms.v1.Key
+	60, // 110: kms.v1.KeyService.RemoveUsageBinding:output_type -> kms.v1.Key
+	40, // 111: kms.v1.KeyService.ListUsageBindings:output_type -> kms.v1.ListUsageBindingsResponse
+	65, // 112: kms.v1.KeyService.CreateImportJob:output_type -> kms.v1.ImportJob
+	65, // 113: kms.v1.KeyService.GetImportJob:output_type -> kms.v1.ImportJob
+	45, // 114: kms.v1.KeyService.ListImportJobs:output_type -> kms.v1.ListImportJobsResponse
+	65, // 115: kms.v1.KeyService.CancelImport:output_type -> kms.v1.ImportJob
+	63, // 116: kms.v1.KeyService.ImportKeyVersion:output_type -> kms.v1.KeyVersion
+	63, // 117: kms.v1.KeyService.DeleteKeyMaterial:output_type -> kms.v1.KeyVersion
+	50, // 118: kms.v1.KeyService.GetPublicKey:output_type -> kms.v1.GetPublicKeyResponse
+	52, // 119: kms.v1.KeyService.GetKeyHistory:output_type -> kms.v1.GetKeyHistoryResponse
+	56, // 120: kms.v1.KeyService.WatchKeys:output_type -> kms.v1.WatchKeysResponse
+	78, // [78:121] is the sub-list for method output_type
+	35, // [35:78] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_kms_v1_key_service_proto_init() }
@@ -4339,6 +5390,26 @@ func file_kms_v1_key_service_proto_init() {
 	file_kms_v1_permission_proto_init()
 	file_kms_v1_resources_proto_init()
 	file_kms_v1_rules_proto_init()
+	file_kms_v1_key_service_proto_msgTypes[7].OneofWrappers = []any{
+		(*GetKeyRequest_AsOfTime)(nil),
+		(*GetKeyRequest_AsOfRevision)(nil),
+	}
+	file_kms_v1_key_service_proto_msgTypes[8].OneofWrappers = []any{
+		(*ListKeysRequest_AsOfTime)(nil),
+		(*ListKeysRequest_AsOfRevision)(nil),
+	}
+	file_kms_v1_key_service_proto_msgTypes[10].OneofWrappers = []any{
+		(*CountKeysRequest_AsOfTime)(nil),
+		(*CountKeysRequest_AsOfRevision)(nil),
+	}
+	file_kms_v1_key_service_proto_msgTypes[18].OneofWrappers = []any{
+		(*GetKeyVersionRequest_AsOfTime)(nil),
+		(*GetKeyVersionRequest_AsOfRevision)(nil),
+	}
+	file_kms_v1_key_service_proto_msgTypes[19].OneofWrappers = []any{
+		(*ListKeyVersionsRequest_AsOfTime)(nil),
+		(*ListKeyVersionsRequest_AsOfRevision)(nil),
+	}
 	file_kms_v1_key_service_proto_msgTypes[46].OneofWrappers = []any{
 		(*ImportKeyVersionRequest_WrappedKey)(nil),
 		(*ImportKeyVersionRequest_KeyMaterial)(nil),
@@ -4348,13 +5419,17 @@ func file_kms_v1_key_service_proto_init() {
 		(*GetPublicKeyResponse_Der)(nil),
 		(*GetPublicKeyResponse_Jwk)(nil),
 	}
+	file_kms_v1_key_service_proto_msgTypes[55].OneofWrappers = []any{
+		(*WatchKeysResponse_Change_)(nil),
+		(*WatchKeysResponse_Progress_)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kms_v1_key_service_proto_rawDesc), len(file_kms_v1_key_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   50,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

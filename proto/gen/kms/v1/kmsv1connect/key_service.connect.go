@@ -139,6 +139,11 @@ const (
 	KeyServiceDeleteKeyMaterialProcedure = "/kms.v1.KeyService/DeleteKeyMaterial"
 	// KeyServiceGetPublicKeyProcedure is the fully-qualified name of the KeyService's GetPublicKey RPC.
 	KeyServiceGetPublicKeyProcedure = "/kms.v1.KeyService/GetPublicKey"
+	// KeyServiceGetKeyHistoryProcedure is the fully-qualified name of the KeyService's GetKeyHistory
+	// RPC.
+	KeyServiceGetKeyHistoryProcedure = "/kms.v1.KeyService/GetKeyHistory"
+	// KeyServiceWatchKeysProcedure is the fully-qualified name of the KeyService's WatchKeys RPC.
+	KeyServiceWatchKeysProcedure = "/kms.v1.KeyService/WatchKeys"
 )
 
 // KeyServiceClient is a client for the kms.v1.KeyService service.
@@ -241,6 +246,12 @@ type KeyServiceClient interface {
 	// Answers the public key of a version, or of the primary one, in whatever state it is: what was signed with a key is to
 	// be verified also when that is gone. FAILED_PRECONDITION for keys that have none. The read is on the activity log.
 	GetPublicKey(context.Context, *v1.GetPublicKeyRequest) (*v1.GetPublicKeyResponse, error)
+	// Answers what the event log holds of a key, oldest first: every commit with who made it, from where, in which request,
+	// and its events. Aliases are resources of their own and not in it. The read is itself on the activity log.
+	GetKeyHistory(context.Context, *v1.GetKeyHistoryRequest) (*v1.GetKeyHistoryResponse, error)
+	// Sends each change of a key in the ring, in the order of the event log, until the caller ends it. Changes of aliases
+	// are not sent. A stream that breaks is taken up where it was by passing the newest revision that it sent.
+	WatchKeys(context.Context, *v1.WatchKeysRequest) (*connect.ServerStreamForClient[v1.WatchKeysResponse], error)
 }
 
 // NewKeyServiceClient constructs a client for the kms.v1.KeyService service. By default, it uses
@@ -500,6 +511,18 @@ func NewKeyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(keyServiceMethods.ByName("GetPublicKey")),
 			connect.WithClientOptions(opts...),
 		),
+		getKeyHistory: connect.NewClient[v1.GetKeyHistoryRequest, v1.GetKeyHistoryResponse](
+			httpClient,
+			baseURL+KeyServiceGetKeyHistoryProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("GetKeyHistory")),
+			connect.WithClientOptions(opts...),
+		),
+		watchKeys: connect.NewClient[v1.WatchKeysRequest, v1.WatchKeysResponse](
+			httpClient,
+			baseURL+KeyServiceWatchKeysProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("WatchKeys")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -546,6 +569,8 @@ type keyServiceClient struct {
 	importKeyVersion              *connect.Client[v1.ImportKeyVersionRequest, v1.KeyVersion]
 	deleteKeyMaterial             *connect.Client[v1.DeleteKeyMaterialRequest, v1.KeyVersion]
 	getPublicKey                  *connect.Client[v1.GetPublicKeyRequest, v1.GetPublicKeyResponse]
+	getKeyHistory                 *connect.Client[v1.GetKeyHistoryRequest, v1.GetKeyHistoryResponse]
+	watchKeys                     *connect.Client[v1.WatchKeysRequest, v1.WatchKeysResponse]
 }
 
 // CreateKeyRing calls kms.v1.KeyService.CreateKeyRing.
@@ -917,6 +942,20 @@ func (c *keyServiceClient) GetPublicKey(ctx context.Context, req *v1.GetPublicKe
 	return nil, err
 }
 
+// GetKeyHistory calls kms.v1.KeyService.GetKeyHistory.
+func (c *keyServiceClient) GetKeyHistory(ctx context.Context, req *v1.GetKeyHistoryRequest) (*v1.GetKeyHistoryResponse, error) {
+	response, err := c.getKeyHistory.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// WatchKeys calls kms.v1.KeyService.WatchKeys.
+func (c *keyServiceClient) WatchKeys(ctx context.Context, req *v1.WatchKeysRequest) (*connect.ServerStreamForClient[v1.WatchKeysResponse], error) {
+	return c.watchKeys.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // KeyServiceHandler is an implementation of the kms.v1.KeyService service.
 type KeyServiceHandler interface {
 	// Makes a key ring. The ring `default` of every location exists already; an id that is in use is ALREADY_EXISTS.
@@ -1017,6 +1056,12 @@ type KeyServiceHandler interface {
 	// Answers the public key of a version, or of the primary one, in whatever state it is: what was signed with a key is to
 	// be verified also when that is gone. FAILED_PRECONDITION for keys that have none. The read is on the activity log.
 	GetPublicKey(context.Context, *v1.GetPublicKeyRequest) (*v1.GetPublicKeyResponse, error)
+	// Answers what the event log holds of a key, oldest first: every commit with who made it, from where, in which request,
+	// and its events. Aliases are resources of their own and not in it. The read is itself on the activity log.
+	GetKeyHistory(context.Context, *v1.GetKeyHistoryRequest) (*v1.GetKeyHistoryResponse, error)
+	// Sends each change of a key in the ring, in the order of the event log, until the caller ends it. Changes of aliases
+	// are not sent. A stream that breaks is taken up where it was by passing the newest revision that it sent.
+	WatchKeys(context.Context, *v1.WatchKeysRequest, *connect.ServerStream[v1.WatchKeysResponse]) error
 }
 
 // NewKeyServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -1272,6 +1317,18 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(keyServiceMethods.ByName("GetPublicKey")),
 		connect.WithHandlerOptions(opts...),
 	)
+	keyServiceGetKeyHistoryHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceGetKeyHistoryProcedure,
+		svc.GetKeyHistory,
+		connect.WithSchema(keyServiceMethods.ByName("GetKeyHistory")),
+		connect.WithHandlerOptions(opts...),
+	)
+	keyServiceWatchKeysHandler := connect.NewServerStreamHandlerSimple(
+		KeyServiceWatchKeysProcedure,
+		svc.WatchKeys,
+		connect.WithSchema(keyServiceMethods.ByName("WatchKeys")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/kms.v1.KeyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case KeyServiceCreateKeyRingProcedure:
@@ -1356,6 +1413,10 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 			keyServiceDeleteKeyMaterialHandler.ServeHTTP(w, r)
 		case KeyServiceGetPublicKeyProcedure:
 			keyServiceGetPublicKeyHandler.ServeHTTP(w, r)
+		case KeyServiceGetKeyHistoryProcedure:
+			keyServiceGetKeyHistoryHandler.ServeHTTP(w, r)
+		case KeyServiceWatchKeysProcedure:
+			keyServiceWatchKeysHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1527,4 +1588,12 @@ func (UnimplementedKeyServiceHandler) DeleteKeyMaterial(context.Context, *v1.Del
 
 func (UnimplementedKeyServiceHandler) GetPublicKey(context.Context, *v1.GetPublicKeyRequest) (*v1.GetPublicKeyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.GetPublicKey is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) GetKeyHistory(context.Context, *v1.GetKeyHistoryRequest) (*v1.GetKeyHistoryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.GetKeyHistory is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) WatchKeys(context.Context, *v1.WatchKeysRequest, *connect.ServerStream[v1.WatchKeysResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.WatchKeys is not implemented"))
 }
