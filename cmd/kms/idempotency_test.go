@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,13 +32,16 @@ type mutation struct {
 	before func(id string) []proto.Message
 	// other makes another request of it, with the same resource. Nil: one with an etag.
 	other func(proto.Message)
-	// makes: the method makes the resource. ring: the resource is a key ring.
+	// since is what happens to the resource before the request is repeated; nil: changedSince.
+	since func(id string) []proto.Message
+	// makes: the method, or before, makes the resource. ring: the resource is a key ring.
 	makes, ring bool
 	// again: the same request with another id succeeds too, because what it asks for holds already.
 	again bool
 }
 
 func keyNamed(id string) string  { return testRing + "/keys/" + id }
+func jobNamed(id string) string  { return testRing + "/importJobs/" + id }
 func ringNamed(id string) string { return "projects/default/locations/local/keyRings/" + id }
 
 // mutations has a row for each method of KeyService whose request has a request_id.
@@ -138,6 +142,118 @@ var mutations = map[string]mutation{
 	"DeleteKey": {
 		request: func(id string) proto.Message { return &kmsv1.DeleteKeyRequest{Name: keyNamed(id), SkipWait: true} },
 	},
+	"UpdateRotationPeriod": {
+		request: func(id string) proto.Message {
+			return &kmsv1.UpdateRotationPeriodRequest{Name: keyNamed(id), RotationPeriod: durationpb.New(48 * time.Hour)}
+		},
+		before: func(id string) []proto.Message {
+			return []proto.Message{&kmsv1.EnableAutoRotationRequest{Name: keyNamed(id)}}
+		},
+		again: true,
+	},
+	"EnableAutoRotation": {
+		request: func(id string) proto.Message { return &kmsv1.EnableAutoRotationRequest{Name: keyNamed(id)} },
+		again:   true,
+	},
+	"DisableAutoRotation": {
+		request: func(id string) proto.Message { return &kmsv1.DisableAutoRotationRequest{Name: keyNamed(id)} },
+		before: func(id string) []proto.Message {
+			return []proto.Message{&kmsv1.EnableAutoRotationRequest{Name: keyNamed(id)}}
+		},
+		again: true,
+	},
+	"CreateKeyVersion": {
+		request: func(id string) proto.Message { return &kmsv1.CreateKeyVersionRequest{Parent: keyNamed(id)} },
+	},
+	"SetPrimaryVersion": {
+		request: func(id string) proto.Message { return &kmsv1.SetPrimaryVersionRequest{Name: keyNamed(id), Version: 1} },
+		before:  func(id string) []proto.Message { return []proto.Message{&kmsv1.RotateKeyRequest{Name: keyNamed(id)}} },
+		again:   true,
+	},
+	"ScheduleKeyVersionDestruction": {
+		request: func(id string) proto.Message {
+			return &kmsv1.ScheduleKeyVersionDestructionRequest{Name: keyNamed(id) + "/versions/1"}
+		},
+		before: func(id string) []proto.Message { return []proto.Message{&kmsv1.RotateKeyRequest{Name: keyNamed(id)}} },
+	},
+	"RestoreKeyVersion": {
+		request: func(id string) proto.Message {
+			return &kmsv1.RestoreKeyVersionRequest{Name: keyNamed(id) + "/versions/1"}
+		},
+		before: func(id string) []proto.Message {
+			return []proto.Message{
+				&kmsv1.RotateKeyRequest{Name: keyNamed(id)},
+				&kmsv1.ScheduleKeyVersionDestructionRequest{Name: keyNamed(id) + "/versions/1"},
+			}
+		},
+	},
+	"ArchiveKey": {
+		request: func(id string) proto.Message { return &kmsv1.ArchiveKeyRequest{Name: keyNamed(id)} },
+		again:   true,
+	},
+	"UnarchiveKey": {
+		request: func(id string) proto.Message { return &kmsv1.UnarchiveKeyRequest{Name: keyNamed(id)} },
+		before:  func(id string) []proto.Message { return []proto.Message{&kmsv1.ArchiveKeyRequest{Name: keyNamed(id)}} },
+	},
+	"AddUsageBinding": {
+		request: func(id string) proto.Message {
+			return &kmsv1.AddUsageBindingRequest{Name: keyNamed(id), Resource: "disk/1"}
+		},
+		again: true,
+	},
+	"RemoveUsageBinding": {
+		request: func(id string) proto.Message {
+			return &kmsv1.RemoveUsageBindingRequest{Name: keyNamed(id), Resource: "disk/1"}
+		},
+		before: func(id string) []proto.Message {
+			return []proto.Message{&kmsv1.AddUsageBindingRequest{Name: keyNamed(id), Resource: "disk/1"}}
+		},
+		again: true,
+	},
+	"CreateImportJob": {
+		request: createJobRequest,
+		other: func(r proto.Message) {
+			r.(*kmsv1.CreateImportJobRequest).ImportJob.Method = kmsv1.ImportJob_RSA_OAEP_3072_SHA256 //nolint:forcetypeassert // of this row
+		},
+		since: func(id string) []proto.Message {
+			return []proto.Message{&kmsv1.CancelImportRequest{Name: jobNamed(id)}}
+		},
+		makes: true,
+	},
+	"CancelImport": {
+		request: func(id string) proto.Message { return &kmsv1.CancelImportRequest{Name: jobNamed(id)} },
+		before:  func(id string) []proto.Message { return []proto.Message{createJobRequest(id)} },
+		since:   func(string) []proto.Message { return nil }, // nothing happens to a job that is over
+		makes:   true, again: true,
+	},
+	"ImportKeyVersion": {
+		request: importRequest,
+		before:  func(id string) []proto.Message { return []proto.Message{createImportOnly(id)} },
+		makes:   true,
+	},
+	"DeleteKeyMaterial": {
+		request: func(id string) proto.Message {
+			return &kmsv1.DeleteKeyMaterialRequest{Name: keyNamed(id) + "/versions/1"}
+		},
+		before: func(id string) []proto.Message { return []proto.Message{createImportOnly(id), importRequest(id)} },
+		makes:  true, again: true,
+	},
+}
+
+func createJobRequest(id string) proto.Message {
+	return &kmsv1.CreateImportJobRequest{
+		Parent: testRing, ImportJobId: id, ImportJob: &kmsv1.ImportJob{Method: kmsv1.ImportJob_RSA_OAEP_3072_SHA256_AES_256},
+	}
+}
+
+func createImportOnly(id string) proto.Message {
+	return &kmsv1.CreateKeyRequest{Parent: testRing, KeyId: id, Key: &kmsv1.Key{Purpose: kmsv1.Key_ENCRYPT_DECRYPT, ImportOnly: true}}
+}
+
+func importRequest(id string) proto.Message {
+	return &kmsv1.ImportKeyVersionRequest{
+		Name: keyNamed(id), Material: &kmsv1.ImportKeyVersionRequest_KeyMaterial{KeyMaterial: bytes.Repeat([]byte{7}, 32)},
+	}
 }
 
 func createRequest(id string) proto.Message {
@@ -147,6 +263,9 @@ func createRequest(id string) proto.Message {
 // changedSince is what happens to each resource before the requests are repeated. What its state forbids is left out, but
 // something must happen to a key that is not destroyed.
 func changedSince(id string, m mutation) []proto.Message {
+	if m.since != nil {
+		return m.since(id)
+	}
 	if m.ring {
 		return []proto.Message{&kmsv1.ArchiveKeyRingRequest{Name: ringNamed(id)}, &kmsv1.UnarchiveKeyRingRequest{Name: ringNamed(id)}}
 	}
@@ -202,7 +321,7 @@ type asked struct {
 // after a restart and after other changes. Nothing is recorded of the repetition. Another request with its id is refused.
 func TestIdempotency(t *testing.T) {
 	data := t.TempDir()
-	p := launch(t, data)
+	p := launch(t, data, "--allow-clear-import")
 	c := p.clients(connect.WithGRPC())
 	must := func(request proto.Message) proto.Message {
 		t.Helper()
@@ -287,12 +406,12 @@ func TestIdempotency(t *testing.T) {
 				t.Fatalf("after %s: %v", a.method, err)
 			}
 		}
-		if changed == 0 && a.method != "DeleteKey" {
+		if changed == 0 && a.method != "DeleteKey" && a.method != "CancelImport" {
 			t.Errorf("nothing happened to what %s changed", a.method)
 		}
 	}
 	p.terminate()
-	p = launch(t, data)
+	p = launch(t, data, "--allow-clear-import")
 	c = p.clients(connect.WithGRPC())
 	check("after other changes and a restart")
 	p.terminate()
