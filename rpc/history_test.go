@@ -420,7 +420,7 @@ func TestWatchKeys(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				got := ""
+				var got strings.Builder
 				for stream.Receive() {
 					m := stream.Msg()
 					if p := m.GetProgress(); p != nil {
@@ -431,18 +431,18 @@ func TestWatchKeys(t *testing.T) {
 					}
 					c := m.GetChange()
 					if c.GetCreated() {
-						got += "created "
+						got.WriteString("created ")
 					}
 					if c.GetRemoved() {
-						got += "removed "
+						got.WriteString("removed ")
 					}
-					got += strings.Join(append([]string{c.GetKey().GetState().String()}, c.GetEvents()...), " ") + "; "
+					got.WriteString(strings.Join(append([]string{c.GetKey().GetState().String()}, c.GetEvents()...), " ") + "; ")
 					if m.GetRevision() != c.GetKey().GetRevision() || c.GetOperation() != "Op" || !c.GetTime().AsTime().Equal(day0) {
 						t.Errorf("change %v", m)
 					}
 				}
-				if got != want {
-					t.Errorf("told %q, want %q; %v", got, want, stream.Err())
+				if got.String() != want {
+					t.Errorf("told %q, want %q; %v", got.String(), want, stream.Err())
 				}
 				s.handler.EndStreams()
 				for stream.Receive() {
