@@ -7,6 +7,8 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -107,7 +109,14 @@ type Config struct {
 }
 
 // Service carries out commands and uses. Its methods may be called by any number of goroutines.
-type Service struct{ cfg Config }
+type Service struct {
+	cfg Config
+
+	// making is held, for reading, from before a change makes material until it is appended or given up: see settle.
+	making sync.RWMutex
+	// lease is until when this node may make material, in Unix nanoseconds; zero: always, as it is the only one. See Roots.
+	lease atomic.Int64
+}
 
 // New returns a Service.
 func New(cfg Config) *Service {

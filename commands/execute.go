@@ -138,19 +138,11 @@ func carryOut[S state[S], C any](ctx context.Context, s *Service, a *attempt, k 
 			state, confirmed = newer, true
 			continue
 		}
-		// Step 3: make the material and store it, so that no event names material that does not exist.
-		made, err := k.makeMaterial(ctx, state, &commit)
-		if err != nil {
-			return none, err
-		}
-		// Step 4: append, if the aggregate is still as it was decided on.
 		commit.CommandID, commit.RequestID, commit.RequestHash = commandID, ch.mutation.RequestID, hash
 		commit.Operation, commit.Caller, commit.GrantedBy = ch.operation, a.record.Caller, a.record.GrantedBy
 		commit.Aggregate, commit.Prev = aggregate, state.Last().Hash
-		commit.Duration = s.now().Sub(a.started)
-		commit, err = s.cfg.Events.Append(ctx, state.Last().Revision, commit)
+		commit, err = makeAndAppend(ctx, s, a, k, state, commit)
 		if errors.Is(err, eventstore.ErrConflict) {
-			s.dropMaterial(ctx, made)
 			if state, err = catchUp(ctx, s, aggregate, state); err != nil {
 				return none, err
 			}
@@ -158,7 +150,7 @@ func carryOut[S state[S], C any](ctx context.Context, s *Service, a *attempt, k 
 			continue
 		}
 		if err != nil {
-			return none, appendError(err)
+			return none, err
 		}
 		// Step 5: show it on this node before the answer.
 		return applied(ctx, s, state, commit)
@@ -166,6 +158,34 @@ func carryOut[S state[S], C any](ctx context.Context, s *Service, a *attempt, k 
 	return none, &domain.Error{
 		Reason: domain.ReasonContention, Message: "other changes of this resource came first each time; read it again and decide whether this change is still wanted",
 	}
+}
+
+// makeAndAppend takes steps 3 and 4 of a change. A change of roots waits for those that are in it.
+func makeAndAppend[S state[S], C any](ctx context.Context, s *Service, a *attempt, k kind[S, C], state S, commit eventstore.Commit) (eventstore.Commit, error) {
+	s.making.RLock()
+	defer s.making.RUnlock()
+	// Step 3: make the material and store it, so that no event names material that does not exist.
+	made, err := k.makeMaterial(ctx, state, &commit)
+	if err != nil {
+		return eventstore.Commit{}, err
+	}
+	if len(made) > 0 {
+		if err := s.mayMake(); err != nil {
+			s.dropMaterial(ctx, made)
+			return eventstore.Commit{}, err
+		}
+	}
+	// Step 4: append, if the aggregate is still as it was decided on.
+	commit.Duration = s.now().Sub(a.started)
+	commit, err = s.cfg.Events.Append(ctx, state.Last().Revision, commit)
+	switch {
+	case errors.Is(err, eventstore.ErrConflict):
+		s.dropMaterial(ctx, made)
+		return eventstore.Commit{}, err
+	case err != nil:
+		return eventstore.Commit{}, appendError(err)
+	}
+	return commit, nil
 }
 
 // hash is the SHA-256 of the normalised request; zero without a request id.

@@ -63,7 +63,7 @@ func OutcomeOf(r Reason) Outcome {
 	case ReasonPermissionDenied, ReasonKeyDisabled, ReasonKeyPendingImport, ReasonKeyPendingDeletion, ReasonKeyExpired, ReasonKeyArchived, ReasonKeyDestroyed,
 		ReasonVersionDisabled, ReasonVersionPending, ReasonVersionScheduled, ReasonVersionDestroyed, ReasonVersionIsPrimary, ReasonNoPrimaryVersion,
 		ReasonWrongPurpose, ReasonNotPendingDeletion, ReasonNotArchived, ReasonKeyInUse, ReasonKeyImportOnly, ReasonAutoRotationOff, ReasonTooManyBindings,
-		ReasonNotScheduled, ReasonVersionUsedUp, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending, ReasonRingArchived:
+		ReasonNotScheduled, ReasonVersionUsedUp, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending, ReasonRingArchived, ReasonNoBackup:
 		return OutcomeDenied
 	}
 	return OutcomeFailed

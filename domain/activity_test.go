@@ -23,7 +23,7 @@ func TestOutcomeOf(t *testing.T) {
 		ReasonPermissionDenied, ReasonKeyDisabled, ReasonKeyPendingImport, ReasonKeyPendingDeletion, ReasonKeyExpired, ReasonKeyArchived, ReasonKeyDestroyed,
 		ReasonNotPendingDeletion, ReasonNoPrimaryVersion, ReasonVersionDisabled, ReasonVersionPending, ReasonVersionScheduled, ReasonVersionDestroyed,
 		ReasonVersionIsPrimary, ReasonWrongPurpose, ReasonNotArchived, ReasonKeyInUse, ReasonKeyImportOnly, ReasonAutoRotationOff, ReasonTooManyBindings,
-		ReasonNotScheduled, ReasonVersionUsedUp, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending, ReasonRingArchived,
+		ReasonNotScheduled, ReasonVersionUsedUp, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending, ReasonRingArchived, ReasonNoBackup,
 	}
 	failed := []Reason{
 		ReasonBadName, ReasonBadField, ReasonBadCiphertext, ReasonWrongLocation, ReasonRequestIDReused, ReasonBadPageToken, ReasonUnsupported,

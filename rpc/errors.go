@@ -88,6 +88,8 @@ var answers = map[domain.Reason]answer{
 	domain.ReasonErasurePending:     {code: connect.CodeFailedPrecondition},
 	domain.ReasonWrongPurpose:       {code: connect.CodeFailedPrecondition},
 
+	domain.ReasonNoBackup: {code: connect.CodeFailedPrecondition},
+
 	domain.ReasonEtagMismatch: {code: connect.CodeAborted},
 	domain.ReasonContention:   {code: connect.CodeAborted},
 

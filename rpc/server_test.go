@@ -55,6 +55,7 @@ type site struct {
 	page     rpc.ActivityPage
 	uses     rpc.LatestUse
 	usesErr  error
+	shred    shredScript
 }
 
 type refusal struct {
@@ -291,7 +292,7 @@ func newServer(t testing.TB, change ...func(*rpc.Config)) *served {
 	t.Helper()
 	s := &served{site: &site{}, log: new(syncBuffer)}
 	cfg := rpc.Config{
-		Commands: s.site, Keys: s.site, Activity: s.site, Authenticator: rpc.AdminKey(sha256.Sum256([]byte(adminKey))),
+		Commands: s.site, Keys: s.site, Roots: s.site, Activity: s.site, Authenticator: rpc.AdminKey(sha256.Sum256([]byte(adminKey))),
 		ServerInfo: func(context.Context) (rpc.ServerInfo, error) { return rpc.ServerInfo{Version: "v-test"}, nil },
 		Location:   "local", Lineage: domain.UID{7}, PageTokenKey: bytes.Repeat([]byte{1}, 32),
 		Log: slog.New(slog.NewJSONHandler(s.log, nil)),

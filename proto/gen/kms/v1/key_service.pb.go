@@ -1940,6 +1940,195 @@ func (x *DeleteKeyRequest) GetSkipWait() bool {
 	return false
 }
 
+type ListOrphansRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1000; 0 is 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrphansRequest) Reset() {
+	*x = ListOrphansRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrphansRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrphansRequest) ProtoMessage() {}
+
+func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrphansRequest.ProtoReflect.Descriptor instead.
+func (*ListOrphansRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListOrphansRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListOrphansRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListOrphansResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they were stored.
+	Orphans []*Orphan `protobuf:"bytes,1,rep,name=orphans,proto3" json:"orphans,omitempty"`
+	// Empty on the last page. A page may be short, even empty, and have a next one: the server looks for some seconds.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrphansResponse) Reset() {
+	*x = ListOrphansResponse{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrphansResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrphansResponse) ProtoMessage() {}
+
+func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrphansResponse.ProtoReflect.Descriptor instead.
+func (*ListOrphansResponse) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ListOrphansResponse) GetOrphans() []*Orphan {
+	if x != nil {
+		return x.Orphans
+	}
+	return nil
+}
+
+func (x *ListOrphansResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Stored key material that no event names.
+type Orphan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	MaterialId string `protobuf:"bytes,1,opt,name=material_id,json=materialId,proto3" json:"material_id,omitempty"`
+	// UUID of the key that it was made for, which may have come to be or not.
+	KeyUid string `protobuf:"bytes,2,opt,name=key_uid,json=keyUid,proto3" json:"key_uid,omitempty"`
+	// What stands for the project in the store: a hash of its id.
+	ProjectHash string                 `protobuf:"bytes,3,opt,name=project_hash,json=projectHash,proto3" json:"project_hash,omitempty"`
+	StoreTime   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=store_time,json=storeTime,proto3" json:"store_time,omitempty"`
+	// Of the wrapped material, in bytes.
+	Size          int32 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orphan) Reset() {
+	*x = Orphan{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orphan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orphan) ProtoMessage() {}
+
+func (x *Orphan) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
+func (*Orphan) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Orphan) GetMaterialId() string {
+	if x != nil {
+		return x.MaterialId
+	}
+	return ""
+}
+
+func (x *Orphan) GetKeyUid() string {
+	if x != nil {
+		return x.KeyUid
+	}
+	return ""
+}
+
+func (x *Orphan) GetProjectHash() string {
+	if x != nil {
+		return x.ProjectHash
+	}
+	return ""
+}
+
+func (x *Orphan) GetStoreTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StoreTime
+	}
+	return nil
+}
+
+func (x *Orphan) GetSize() int32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 var File_kms_v1_key_service_proto protoreflect.FileDescriptor
 
 const file_kms_v1_key_service_proto_rawDesc = "" +
@@ -2116,7 +2305,23 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x1c\n" +
 	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12\x1b\n" +
-	"\tskip_wait\x18\x04 \x01(\bR\bskipWait2\xc6\x1b\n" +
+	"\tskip_wait\x18\x04 \x01(\bR\bskipWait\"f\n" +
+	"\x12ListOrphansRequest\x12'\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\"g\n" +
+	"\x13ListOrphansResponse\x12(\n" +
+	"\aorphans\x18\x01 \x03(\v2\x0e.kms.v1.OrphanR\aorphans\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb4\x01\n" +
+	"\x06Orphan\x12\x1f\n" +
+	"\vmaterial_id\x18\x01 \x01(\tR\n" +
+	"materialId\x12\x17\n" +
+	"\akey_uid\x18\x02 \x01(\tR\x06keyUid\x12!\n" +
+	"\fproject_hash\x18\x03 \x01(\tR\vprojectHash\x129\n" +
+	"\n" +
+	"store_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstoreTime\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x05R\x04size2\xbb\x1c\n" +
 	"\n" +
 	"KeyService\x12\x99\x01\n" +
 	"\rCreateKeyRing\x12\x1c.kms.v1.CreateKeyRingRequest\x1a\x0f.kms.v1.KeyRing\"Y\xc2\xda\x18\x13kms.keyRings.create\x82\xd3\xe4\x93\x02<:\bkey_ring\"0/api/v1/{parent=projects/*/locations/*}/keyRings\x12\x86\x01\n" +
@@ -2142,7 +2347,8 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x11DisableKeyVersion\x12 .kms.v1.DisableKeyVersionRequest\x1a\x12.kms.v1.KeyVersion\"p\xc2\xda\x18\x17kms.keyVersions.disable\x82\xd3\xe4\x93\x02O:\x01*\"J/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}:disable\x12\xd0\x01\n" +
 	"\x13ScheduleKeyDeletion\x12\".kms.v1.ScheduleKeyDeletionRequest\x1a#.kms.v1.ScheduleKeyDeletionResponse\"p\xc2\xda\x18\x19kms.keys.scheduleDeletion\x82\xd3\xe4\x93\x02M:\x01*\"H/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:scheduleDeletion\x12\xb0\x01\n" +
 	"\x11CancelKeyDeletion\x12 .kms.v1.CancelKeyDeletionRequest\x1a\v.kms.v1.Key\"l\xc2\xda\x18\x17kms.keys.cancelDeletion\x82\xd3\xe4\x93\x02K:\x01*\"F/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}:cancelDeletion\x12\x86\x01\n" +
-	"\tDeleteKey\x12\x18.kms.v1.DeleteKeyRequest\x1a\v.kms.v1.Key\"R\xc2\xda\x18\x0fkms.keys.delete\x82\xd3\xe4\x93\x029*7/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}B1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
+	"\tDeleteKey\x12\x18.kms.v1.DeleteKeyRequest\x1a\v.kms.v1.Key\"R\xc2\xda\x18\x0fkms.keys.delete\x82\xd3\xe4\x93\x029*7/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}\x12s\n" +
+	"\vListOrphans\x12\x1a.kms.v1.ListOrphansRequest\x1a\x1b.kms.v1.ListOrphansResponse\"+\xc2\xda\x18\x10kms.orphans.list\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/orphansB1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
 
 var (
 	file_kms_v1_key_service_proto_rawDescOnce sync.Once
@@ -2156,7 +2362,7 @@ func file_kms_v1_key_service_proto_rawDescGZIP() []byte {
 	return file_kms_v1_key_service_proto_rawDescData
 }
 
-var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_kms_v1_key_service_proto_goTypes = []any{
 	(*CreateKeyRingRequest)(nil),        // 0: kms.v1.CreateKeyRingRequest
 	(*GetKeyRingRequest)(nil),           // 1: kms.v1.GetKeyRingRequest
@@ -2185,75 +2391,82 @@ var file_kms_v1_key_service_proto_goTypes = []any{
 	(*ScheduleKeyDeletionResponse)(nil), // 24: kms.v1.ScheduleKeyDeletionResponse
 	(*CancelKeyDeletionRequest)(nil),    // 25: kms.v1.CancelKeyDeletionRequest
 	(*DeleteKeyRequest)(nil),            // 26: kms.v1.DeleteKeyRequest
-	(*KeyRing)(nil),                     // 27: kms.v1.KeyRing
-	(*Key)(nil),                         // 28: kms.v1.Key
-	(*fieldmaskpb.FieldMask)(nil),       // 29: google.protobuf.FieldMask
-	(*KeyVersion)(nil),                  // 30: kms.v1.KeyVersion
-	(*durationpb.Duration)(nil),         // 31: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),       // 32: google.protobuf.Timestamp
+	(*ListOrphansRequest)(nil),          // 27: kms.v1.ListOrphansRequest
+	(*ListOrphansResponse)(nil),         // 28: kms.v1.ListOrphansResponse
+	(*Orphan)(nil),                      // 29: kms.v1.Orphan
+	(*KeyRing)(nil),                     // 30: kms.v1.KeyRing
+	(*Key)(nil),                         // 31: kms.v1.Key
+	(*fieldmaskpb.FieldMask)(nil),       // 32: google.protobuf.FieldMask
+	(*KeyVersion)(nil),                  // 33: kms.v1.KeyVersion
+	(*durationpb.Duration)(nil),         // 34: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),       // 35: google.protobuf.Timestamp
 }
 var file_kms_v1_key_service_proto_depIdxs = []int32{
-	27, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
-	27, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
-	28, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
-	28, // 3: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
-	28, // 4: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
-	29, // 5: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	30, // 6: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
-	31, // 7: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
-	31, // 8: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
-	28, // 9: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
-	32, // 10: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
-	32, // 11: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
-	0,  // 12: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
-	1,  // 13: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
-	2,  // 14: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
-	4,  // 15: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
-	5,  // 16: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
-	6,  // 17: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
-	7,  // 18: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
-	8,  // 19: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
-	10, // 20: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
-	12, // 21: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
-	13, // 22: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
-	14, // 23: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
-	15, // 24: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
-	16, // 25: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
-	17, // 26: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
-	18, // 27: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
-	19, // 28: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
-	21, // 29: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
-	22, // 30: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
-	23, // 31: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
-	25, // 32: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
-	26, // 33: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
-	27, // 34: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
-	27, // 35: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
-	3,  // 36: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
-	27, // 37: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
-	27, // 38: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
-	28, // 39: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
-	28, // 40: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
-	9,  // 41: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
-	11, // 42: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
-	28, // 43: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
-	28, // 44: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
-	28, // 45: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
-	28, // 46: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
-	28, // 47: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
-	28, // 48: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
-	30, // 49: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
-	20, // 50: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
-	30, // 51: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
-	30, // 52: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
-	24, // 53: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
-	28, // 54: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
-	28, // 55: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
-	34, // [34:56] is the sub-list for method output_type
-	12, // [12:34] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	30, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
+	30, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
+	31, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
+	31, // 3: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
+	31, // 4: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
+	32, // 5: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	33, // 6: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
+	34, // 7: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
+	34, // 8: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
+	31, // 9: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
+	35, // 10: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
+	35, // 11: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
+	29, // 12: kms.v1.ListOrphansResponse.orphans:type_name -> kms.v1.Orphan
+	35, // 13: kms.v1.Orphan.store_time:type_name -> google.protobuf.Timestamp
+	0,  // 14: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
+	1,  // 15: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
+	2,  // 16: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
+	4,  // 17: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
+	5,  // 18: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
+	6,  // 19: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
+	7,  // 20: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
+	8,  // 21: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
+	10, // 22: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
+	12, // 23: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
+	13, // 24: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
+	14, // 25: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
+	15, // 26: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
+	16, // 27: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
+	17, // 28: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
+	18, // 29: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
+	19, // 30: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
+	21, // 31: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
+	22, // 32: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
+	23, // 33: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
+	25, // 34: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
+	26, // 35: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
+	27, // 36: kms.v1.KeyService.ListOrphans:input_type -> kms.v1.ListOrphansRequest
+	30, // 37: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
+	30, // 38: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
+	3,  // 39: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
+	30, // 40: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
+	30, // 41: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
+	31, // 42: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
+	31, // 43: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
+	9,  // 44: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
+	11, // 45: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
+	31, // 46: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
+	31, // 47: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
+	31, // 48: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
+	31, // 49: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
+	31, // 50: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
+	31, // 51: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
+	33, // 52: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
+	20, // 53: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
+	33, // 54: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
+	33, // 55: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
+	24, // 56: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
+	31, // 57: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
+	31, // 58: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
+	28, // 59: kms.v1.KeyService.ListOrphans:output_type -> kms.v1.ListOrphansResponse
+	37, // [37:60] is the sub-list for method output_type
+	14, // [14:37] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_kms_v1_key_service_proto_init() }
@@ -2270,7 +2483,7 @@ func file_kms_v1_key_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kms_v1_key_service_proto_rawDesc), len(file_kms_v1_key_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

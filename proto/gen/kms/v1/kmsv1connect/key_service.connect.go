@@ -87,6 +87,8 @@ const (
 	KeyServiceCancelKeyDeletionProcedure = "/kms.v1.KeyService/CancelKeyDeletion"
 	// KeyServiceDeleteKeyProcedure is the fully-qualified name of the KeyService's DeleteKey RPC.
 	KeyServiceDeleteKeyProcedure = "/kms.v1.KeyService/DeleteKey"
+	// KeyServiceListOrphansProcedure is the fully-qualified name of the KeyService's ListOrphans RPC.
+	KeyServiceListOrphansProcedure = "/kms.v1.KeyService/ListOrphans"
 )
 
 // KeyServiceClient is a client for the kms.v1.KeyService service.
@@ -138,6 +140,10 @@ type KeyServiceClient interface {
 	CancelKeyDeletion(context.Context, *v1.CancelKeyDeletionRequest) (*v1.Key, error)
 	// Destroys a key whose deletion is pending, or any key with `skip_wait`. This can't be undone.
 	DeleteKey(context.Context, *v1.DeleteKeyRequest) (*v1.Key, error)
+	// Lists stored key material that no event names: what a change left that failed half-way. It is harmless and can't be
+	// used; the next shred ends it. Material of a change that is being made this moment is listed too. For operators, of the
+	// whole site.
+	ListOrphans(context.Context, *v1.ListOrphansRequest) (*v1.ListOrphansResponse, error)
 }
 
 // NewKeyServiceClient constructs a client for the kms.v1.KeyService service. By default, it uses
@@ -283,6 +289,12 @@ func NewKeyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(keyServiceMethods.ByName("DeleteKey")),
 			connect.WithClientOptions(opts...),
 		),
+		listOrphans: connect.NewClient[v1.ListOrphansRequest, v1.ListOrphansResponse](
+			httpClient,
+			baseURL+KeyServiceListOrphansProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("ListOrphans")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -310,6 +322,7 @@ type keyServiceClient struct {
 	scheduleKeyDeletion *connect.Client[v1.ScheduleKeyDeletionRequest, v1.ScheduleKeyDeletionResponse]
 	cancelKeyDeletion   *connect.Client[v1.CancelKeyDeletionRequest, v1.Key]
 	deleteKey           *connect.Client[v1.DeleteKeyRequest, v1.Key]
+	listOrphans         *connect.Client[v1.ListOrphansRequest, v1.ListOrphansResponse]
 }
 
 // CreateKeyRing calls kms.v1.KeyService.CreateKeyRing.
@@ -510,6 +523,15 @@ func (c *keyServiceClient) DeleteKey(ctx context.Context, req *v1.DeleteKeyReque
 	return nil, err
 }
 
+// ListOrphans calls kms.v1.KeyService.ListOrphans.
+func (c *keyServiceClient) ListOrphans(ctx context.Context, req *v1.ListOrphansRequest) (*v1.ListOrphansResponse, error) {
+	response, err := c.listOrphans.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // KeyServiceHandler is an implementation of the kms.v1.KeyService service.
 type KeyServiceHandler interface {
 	// Makes a key ring. The ring `default` of every location exists already; an id that is in use is ALREADY_EXISTS.
@@ -559,6 +581,10 @@ type KeyServiceHandler interface {
 	CancelKeyDeletion(context.Context, *v1.CancelKeyDeletionRequest) (*v1.Key, error)
 	// Destroys a key whose deletion is pending, or any key with `skip_wait`. This can't be undone.
 	DeleteKey(context.Context, *v1.DeleteKeyRequest) (*v1.Key, error)
+	// Lists stored key material that no event names: what a change left that failed half-way. It is harmless and can't be
+	// used; the next shred ends it. Material of a change that is being made this moment is listed too. For operators, of the
+	// whole site.
+	ListOrphans(context.Context, *v1.ListOrphansRequest) (*v1.ListOrphansResponse, error)
 }
 
 // NewKeyServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -700,6 +726,12 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(keyServiceMethods.ByName("DeleteKey")),
 		connect.WithHandlerOptions(opts...),
 	)
+	keyServiceListOrphansHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceListOrphansProcedure,
+		svc.ListOrphans,
+		connect.WithSchema(keyServiceMethods.ByName("ListOrphans")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/kms.v1.KeyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case KeyServiceCreateKeyRingProcedure:
@@ -746,6 +778,8 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 			keyServiceCancelKeyDeletionHandler.ServeHTTP(w, r)
 		case KeyServiceDeleteKeyProcedure:
 			keyServiceDeleteKeyHandler.ServeHTTP(w, r)
+		case KeyServiceListOrphansProcedure:
+			keyServiceListOrphansHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -841,4 +875,8 @@ func (UnimplementedKeyServiceHandler) CancelKeyDeletion(context.Context, *v1.Can
 
 func (UnimplementedKeyServiceHandler) DeleteKey(context.Context, *v1.DeleteKeyRequest) (*v1.Key, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.DeleteKey is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) ListOrphans(context.Context, *v1.ListOrphansRequest) (*v1.ListOrphansResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ListOrphans is not implemented"))
 }
