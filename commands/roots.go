@@ -92,6 +92,7 @@ type Roots struct {
 
 	// following is held while something of the site is carried out: in order, and never an older root after a newer one.
 	following sync.Mutex
+	adopted   string // the root that new keys are wrapped under; guarded by following
 
 	mu       sync.Mutex // guards the rest
 	known    eventstore.Site
@@ -187,10 +188,13 @@ func (r *Roots) carryOut(ctx context.Context) error {
 	if len(site.Roots) == 0 {
 		return errors.New("the site has no root")
 	}
-	if err := r.token.AdoptRoot(ctx, site.Roots[len(site.Roots)-1]); err != nil {
-		return fmt.Errorf("taking the site's newest root: %w", err)
+	if newest := site.Roots[len(site.Roots)-1]; newest.ID != r.adopted {
+		if err := r.token.AdoptRoot(ctx, newest); err != nil {
+			return fmt.Errorf("taking the site's newest root: %w", err)
+		}
+		r.s.settle()
+		r.adopted = newest.ID
 	}
-	r.s.settle()
 	for _, id := range site.Retired {
 		if err := r.token.ReleaseRoot(id); err != nil {
 			return fmt.Errorf("giving up a retired root: %w", err)

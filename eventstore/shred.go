@@ -144,7 +144,7 @@ func (s Site) ShredByID(id domain.UID) (Shred, bool) {
 
 // StoredMaterial is one message of KMS_MATERIAL. While material is being replaced its subject has two.
 type StoredMaterial struct {
-	// Project is what stands for the project in the subject: a hash of its id.
+	// Project is what stands for the project in the subject: ProjectHash of its id.
 	Project    string
 	KeyUID     domain.UID
 	MaterialID domain.UID
@@ -152,12 +152,17 @@ type StoredMaterial struct {
 	// Sequence is the message's place in the stream.
 	Sequence uint64
 	Blob     []byte
+}
 
-	subject string
+func (m StoredMaterial) subject() string {
+	return subjectMaterial + m.Project + "." + m.KeyUID.String() + "." + m.MaterialID.String()
 }
 
 // IsOf reports whether the material is stored where that of the binding is.
-func (m StoredMaterial) IsOf(b domain.Binding) bool { return m.subject == materialSubject(b) }
+func (m StoredMaterial) IsOf(b domain.Binding) bool { return m.subject() == materialSubject(b) }
+
+// ProjectHash is what stands for a project in the subjects of material.
+func ProjectHash(project string) string { return subjectToken(project) }
 
 // Materials yields all material that was stored before it was called and is still there, after a sequence, in the order in
 // which it was stored, as the leader of the stream knows it. It ends with the first error.
@@ -204,7 +209,7 @@ func decodeMaterial(m storedMessage) (StoredMaterial, error) {
 	if err := proto.Unmarshal(m.data, &blob); err != nil {
 		return damaged(err)
 	}
-	out := StoredMaterial{StoredTime: m.time.UTC(), Sequence: m.seq, Blob: blob.GetBlob(), subject: m.subject}
+	out := StoredMaterial{StoredTime: m.time.UTC(), Sequence: m.seq, Blob: blob.GetBlob()}
 	parts := strings.Split(strings.TrimPrefix(m.subject, subjectMaterial), ".")
 	if len(parts) != 3 {
 		return damaged(errors.New("its subject is " + m.subject))
@@ -264,7 +269,7 @@ func (s *Store) ReplaceMaterial(ctx context.Context, old StoredMaterial, blob []
 
 // putNext makes attempts to store data after old, until something is stored after it or nothing is there any more.
 func (s *Store) putNext(ctx context.Context, old StoredMaterial, data []byte) error {
-	msg := newMessage(old.subject, typeMaterial, s.Lineage(), old.Sequence, data)
+	msg := newMessage(old.subject(), typeMaterial, s.Lineage(), old.Sequence, data)
 	addTraceParent(msg, ctx)
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
 		_, outcome, err := s.publish(ctx, msg)
@@ -274,7 +279,7 @@ func (s *Store) putNext(ctx context.Context, old StoredMaterial, data []byte) er
 		case refused:
 			return err
 		case conflict, unknown:
-			last, readErr := s.leaderGet(ctx, streamMaterial, getRequest{LastFor: old.subject})
+			last, readErr := s.leaderGet(ctx, streamMaterial, getRequest{LastFor: old.subject()})
 			if errors.Is(readErr, errNoMessage) || readErr == nil && last.seq > old.Sequence {
 				return nil
 			}
