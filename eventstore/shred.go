@@ -257,9 +257,15 @@ func (s *Store) ReplaceMaterial(ctx context.Context, old StoredMaterial, blob []
 		return fmt.Errorf("replacing material %s: %w", old.MaterialID, err)
 	}
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
-		err := s.secureDelete(ctx, streamMaterial, old.Sequence)
-		if err == nil {
+		_, err := s.retryGet(ctx, streamMaterial, getRequest{Seq: old.Sequence}) // the server fails to delete what is gone
+		if errors.Is(err, errNoMessage) {
 			return nil
+		}
+		if err == nil {
+			err = s.secureDelete(ctx, streamMaterial, old.Sequence)
+		}
+		if err == nil {
+			continue
 		}
 		if !errors.Is(err, ErrUnavailable) || !sleep(ctx, pause) {
 			return fmt.Errorf("overwriting the old form of material %s: %w", old.MaterialID, err)
