@@ -73,12 +73,39 @@ func (c *conn) rewrap(s pkcs11.SessionHandle, alg *algorithm, rootID string, bl 
 	if err != nil {
 		return nil, failed("C_WrapKey", err)
 	}
+	if err := c.proveSame(s, alg, bl, old, own, wrapped); err != nil {
+		return nil, err
+	}
 	header := blobHeader(alg.kind, rootID, own.sealed, len(wrapped))
 	mac, err := sign(c.raw, s, own.mac, hmacSHA256, boundMessage(header, wrapped, b))
 	if err != nil {
 		return nil, err
 	}
 	return append(append(header, wrapped...), mac...), nil
+}
+
+// proveSame unwraps what was wrapped anew and wraps it as it was: RFC 5649 gives the same bytes for the same key. The old
+// form is about to be overwritten, so a token that wraps wrongly must be found out now.
+func (c *conn) proveSame(s pkcs11.SessionHandle, alg *algorithm, bl blob, old, own *pair, wrapped []byte) (err error) {
+	key, err := privately(alg.moving(), func(template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+		return c.raw.UnwrapKey(s, wrapPad, own.kek, wrapped, template)
+	})
+	if err != nil {
+		return failed("C_UnwrapKey", err)
+	}
+	defer func() {
+		if end := c.raw.DestroyObject(s, key); err == nil {
+			err = failed("C_DestroyObject", end)
+		}
+	}()
+	again, err := c.raw.WrapKey(s, wrapPad, old.kek, key)
+	if err != nil {
+		return failed("C_WrapKey", err)
+	}
+	if !bytes.Equal(again, bl.wrapped) {
+		return fmt.Errorf("%w: a key that was wrapped anew comes back as another", ErrUnsupported)
+	}
+	return nil
 }
 
 // moving is the template of a key that is on its way from one wrapping to another: it can be wrapped and nothing else, and
