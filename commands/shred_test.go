@@ -165,7 +165,7 @@ func (w *world) start(t *testing.T, change func(*node)) *node {
 	if n.Roots, err = commands.NewRoots(n.service, worldSite{n}, worldToken{n}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(t.Context())
 	n.stop = stop
 	if err := n.Join(ctx); err != nil {
 		if n.dies == 0 {

@@ -44,6 +44,7 @@ func (y *systemService) Shred(ctx context.Context, r *kmsv1.ShredRequest, stream
 }
 
 var shredSteps = map[commands.ShredStep]kmsv1.ShredProgress_Step{
+	commands.ShredNone:     kmsv1.ShredProgress_STEP_UNSPECIFIED,
 	commands.ShredMakeRoot: kmsv1.ShredProgress_MAKE_ROOT,
 	commands.ShredAdopt:    kmsv1.ShredProgress_ADOPT_ROOT,
 	commands.ShredRewrap:   kmsv1.ShredProgress_REWRAP,

@@ -30,7 +30,7 @@ func (c *listOrphansCmd) Run(ctx context.Context, s *session) error {
 		if c.Limit != 0 {
 			size = min(size, c.Limit-len(all.GetOrphans()))
 		}
-		page, err := call(ctx, cl, cl.ListOrphans, &kmsv1.ListOrphansRequest{PageSize: int32(size), PageToken: all.GetNextPageToken()}) //nolint:gosec // at most 1000
+		page, err := call(ctx, cl, cl.ListOrphans, &kmsv1.ListOrphansRequest{PageSize: int32(size), PageToken: all.GetNextPageToken()})
 		if err != nil {
 			return err
 		}
