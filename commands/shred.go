@@ -197,7 +197,7 @@ func (r *Roots) shred(ctx context.Context) (done bool, err error) {
 func (r *Roots) step(ctx context.Context, site eventstore.Site, nodes []eventstore.Node) (took bool, err error) {
 	switch shred := site.Shred; shred.Step() {
 	case eventstore.ShredMakeRoot:
-		return r.makeRoot(ctx, site, nodes)
+		return true, r.makeRoot(ctx, shred)
 	case eventstore.ShredAdopt:
 		if !r.acknowledged(nodes, shred.RootRevision) {
 			return false, nil
@@ -253,28 +253,21 @@ func (r *Roots) record(ctx context.Context, at eventstore.Shred, events ...event
 }
 
 // makeRoot makes the new root under an id that is recorded before, so that one which a dying node left behind in the token
-// is known, and only this process ever makes.
-func (r *Roots) makeRoot(ctx context.Context, site eventstore.Site, nodes []eventstore.Node) (took bool, err error) {
-	shred := site.Shred
-	if n := len(shred.Planned); n > 0 {
-		plan := shred.Planned[n-1]
-		if plan.Node == r.node {
-			root, err := r.token.CreateRoot(ctx, plan.ID)
-			if err != nil {
-				return false, fmt.Errorf("making the new root: %w", err)
-			}
-			return true, r.record(ctx, shred, eventstore.RootCreated{Root: root})
+// is known. Only the process that planned a root makes it; whoever does the work after it plans another, and then the root of
+// the earlier plan is not recorded any more.
+func (r *Roots) makeRoot(ctx context.Context, shred eventstore.Shred) error {
+	if n := len(shred.Planned); n > 0 && shred.Planned[n-1].Node == r.node {
+		root, err := r.token.CreateRoot(ctx, shred.Planned[n-1].ID)
+		if err != nil {
+			return fmt.Errorf("making the new root: %w", err)
 		}
-		if slices.ContainsFunc(nodes, func(n eventstore.Node) bool { return n.ID == plan.Node }) {
-			r.waitingFor("node " + plan.Node.String() + ", which makes the new root")
-			return false, nil
-		}
+		return r.record(ctx, shred, eventstore.RootCreated{Root: root})
 	}
 	id, err := newUID()
 	if err != nil {
-		return false, fmt.Errorf("making an id for the new root: %w", err)
+		return fmt.Errorf("making an id for the new root: %w", err)
 	}
-	return true, r.record(ctx, shred, eventstore.RootPlanned{ID: strings.ReplaceAll(id.String(), "-", ""), Node: r.node})
+	return r.record(ctx, shred, eventstore.RootPlanned{ID: strings.ReplaceAll(id.String(), "-", ""), Node: r.node})
 }
 
 // rewrap wraps all living material under the new root, and retires the old ones once a whole pass has found nothing to do.

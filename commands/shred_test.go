@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,8 +128,8 @@ type node struct {
 	calls   int
 	stop    context.CancelFunc
 	ended   sync.WaitGroup
-	silent  bool   // its signs of life get lost
-	root    string // that it uses for new keys
+	silent  atomic.Bool // its signs of life get lost
+	root    string      // that it uses for new keys
 }
 
 var errDied = errors.New("the process died")
@@ -274,7 +275,7 @@ func (s worldSite) Head(context.Context) (eventstore.Head, error) { return event
 func (s worldSite) Shared() bool                                  { return s.n.shared }
 
 func (s worldSite) Beat(_ context.Context, n eventstore.Node) error {
-	if s.n.silent {
+	if s.n.silent.Load() {
 		return eventstore.ErrUnavailable
 	}
 	s.n.mu.Lock()
@@ -554,6 +555,23 @@ func TestShredOfTwo(t *testing.T) {
 	}
 }
 
+// TestShredPlansAnew: a root that another node planned is not waited for, even if that node lives, and does not stay.
+func TestShredPlansAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, false)
+		living := []domain.Binding{w.key("1")}
+		w.append(eventstore.Commit{}, eventstore.ShredStarted{ID: newID(), NoBackupOK: true}, eventstore.RootPlanned{ID: "left", Node: newID()})
+		w.roots["left"] = true
+		n := w.start(t, nil)
+		time.Sleep(time.Minute) // nobody asks
+		n.end()
+		w.wantShredded(t, living)
+		if planned := w.state().Shred.Planned; len(planned) != 2 || w.state().Shred.Root == "left" {
+			t.Errorf("planned roots %v", planned)
+		}
+	})
+}
+
 // TestShredWaitsForYoungOrphans: material that no event names yet may belong to a change that is being made.
 func TestShredWaitsForYoungOrphans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -695,14 +713,14 @@ func TestSilentNodeMakesNoKeys(t *testing.T) {
 		if err := create("heard"); err != nil {
 			t.Error(err)
 		}
-		n.silent = true
+		n.silent.Store(true)
 		time.Sleep(eventstore.NodeLease + time.Second)
 		stored := len(w.material)
 		refused(t, create("silent"), domain.ReasonStoreAway)
 		if len(w.material) != stored || w.erased == 0 {
 			t.Error("what it made is left in the store")
 		}
-		n.silent = false
+		n.silent.Store(false)
 		time.Sleep(eventstore.NodeInterval + time.Second)
 		if err := create("again"); err != nil {
 			t.Error(err)

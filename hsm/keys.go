@@ -207,7 +207,7 @@ func (t *Token) readBlob(ctx context.Context, b domain.Binding) ([]byte, error) 
 			return stored, err
 		}
 		if root, err := BlobRoot(stored); err != nil || t.isLive(root) || pause(ctx, blobPause) != nil {
-			return stored, nil //nolint:nilerr // what is wrong with a blob is said where it is opened
+			return stored, nil // what is wrong with it is said where it is opened
 		}
 	}
 }
