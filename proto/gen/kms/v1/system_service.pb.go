@@ -25,6 +25,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What it is at; the steps follow each other in this order.
 type ShredProgress_Step int32
 
 const (
