@@ -65,6 +65,10 @@ bench: deps build ## Measure the server over loopback, durable records included 
 test-crash: deps ## Kill the server 20 times under load and check that nothing acknowledged is lost
 	KMS_TEST_CRASH=20 go test -count 1 -v -run '^TestCrash' -timeout 60m ./cmd/kms
 
+.PHONY: test-shred
+test-shred: deps ## Kill the server 200 times while it shreds 1,000 keys and check that it always completes
+	KMS_TEST_SHRED=200 go test -count 1 -v -run '^TestShredKilled' -timeout 60m ./cmd/kms
+
 .PHONY: clean
 clean: ## Remove what was built; data and caches stay
 	rm -rf bin

@@ -7,6 +7,7 @@ import (
 	"context"
 	"iter"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -45,6 +46,8 @@ type Keys interface {
 	Ring(name domain.RingName) eventstore.RingState
 	// ImportJob returns the import job with this name; the zero state if it was never made.
 	ImportJob(name domain.ImportJobName) eventstore.ImportJobState
+	// ImportJobByUID is ImportJob for a job named by its uid.
+	ImportJobByUID(uid domain.UID) eventstore.ImportJobState
 	// DueImportJobs returns the import jobs whose end is to be recorded at that time, or whose private key is to be erased.
 	DueImportJobs(at time.Time) []eventstore.ImportJobState
 	// Request returns the revision of the commit that carried out this principal's request on the aggregate, and the
@@ -128,6 +131,11 @@ type Service struct {
 
 	// A place is taken by each that goes on, so that their memory is bounded.
 	pastLists, watches chan struct{}
+
+	// making is where changes are from before they make material until they are appended or given up.
+	making gate
+	// lease is until when this node may make material, in Unix nanoseconds; zero: always, as it is the only one. See Roots.
+	lease atomic.Int64
 }
 
 // New returns a Service.

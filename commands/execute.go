@@ -141,8 +141,12 @@ func carryOut[S state[S], C any](ctx context.Context, s *Service, a *attempt, k 
 		if state.Last().Revision != 0 {
 			k.about(a, state)
 		}
-		commit, err := decide(ctx, s, k, ch, state)
-		if err != nil {
+		commit, got, err := attemptChange(ctx, s, a, k, ch, state, func(c *eventstore.Commit) {
+			c.CommandID, c.RequestID, c.RequestHash = commandID, ch.mutation.RequestID, hash
+			c.Aggregate = aggregate
+		})
+		switch {
+		case got == refused:
 			if confirmed {
 				return none, err
 			}
@@ -155,31 +159,16 @@ func carryOut[S state[S], C any](ctx context.Context, s *Service, a *attempt, k 
 			}
 			state, confirmed = newer, true
 			continue
-		}
-		if ch.due && commit.Empty() {
+		case got == needless:
 			return state, nil
-		}
-		// Step 3: make the material and store it, so that no event names material that does not exist.
-		made, err := k.makeMaterial(ctx, state, &commit)
-		if err != nil {
-			return none, err
-		}
-		// Step 4: append, if the aggregate is still as it was decided on.
-		commit.CommandID, commit.RequestID, commit.RequestHash = commandID, ch.mutation.RequestID, hash
-		commit.Operation, commit.Caller, commit.GrantedBy = ch.operation, a.record.Caller, a.record.GrantedBy
-		commit.Aggregate, commit.Prev = aggregate, state.Last().Hash
-		commit.Duration = s.now().Sub(a.started)
-		commit, err = s.cfg.Events.Append(ctx, state.Last().Revision, commit)
-		if errors.Is(err, eventstore.ErrConflict) {
-			s.dropMaterial(ctx, made)
+		case errors.Is(err, eventstore.ErrConflict):
 			if state, err = catchUp(ctx, s, aggregate, state); err != nil {
 				return none, err
 			}
 			confirmed = true
 			continue
-		}
-		if err != nil {
-			return none, appendError(err)
+		case err != nil:
+			return none, err
 		}
 		// Step 5: show it on this node before the answer.
 		return applied(ctx, s, state, commit)
@@ -187,6 +176,53 @@ func carryOut[S state[S], C any](ctx context.Context, s *Service, a *attempt, k 
 	return none, &domain.Error{
 		Reason: domain.ReasonContention, Message: "other changes of this resource came first each time; read it again and decide whether this change is still wanted",
 	}
+}
+
+// reached is how far one attempt at a change came.
+type reached int
+
+const (
+	refused  reached = iota // the command was, for the reason that the error gives
+	needless                // the service's own work is done already
+	decided                 // appended, or the error says why not
+)
+
+// attemptChange takes steps 2 to 4 of a change on the state as it is known; identify says whose commit it is. A change of
+// the root waits for it to end.
+func attemptChange[S state[S], C any](ctx context.Context, s *Service, a *attempt, k kind[S, C], ch changeOf[C], state S, identify func(*eventstore.Commit)) (eventstore.Commit, reached, error) {
+	defer s.making.enter()()
+	commit, err := decide(ctx, s, k, ch, state)
+	if err != nil {
+		return eventstore.Commit{}, refused, err
+	}
+	if ch.due && commit.Empty() {
+		return eventstore.Commit{}, needless, nil
+	}
+	identify(&commit)
+	commit.Operation, commit.Caller, commit.GrantedBy = ch.operation, a.record.Caller, a.record.GrantedBy
+	commit.Prev = state.Last().Hash
+	// Step 3: make the material and store it, so that no event names material that does not exist.
+	made, err := k.makeMaterial(ctx, state, &commit)
+	if err != nil {
+		return eventstore.Commit{}, decided, err
+	}
+	if len(made) > 0 {
+		if err := s.mayMake(); err != nil {
+			s.dropMaterial(ctx, made)
+			return eventstore.Commit{}, decided, err
+		}
+	}
+	// Step 4: append, if the aggregate is still as it was decided on.
+	commit.Duration = s.now().Sub(a.started)
+	commit, err = s.cfg.Events.Append(ctx, state.Last().Revision, commit)
+	switch {
+	case errors.Is(err, eventstore.ErrConflict):
+		s.dropMaterial(ctx, made)
+		return eventstore.Commit{}, decided, err
+	case err != nil:
+		return eventstore.Commit{}, decided, appendError(err)
+	}
+	return commit, decided, nil
 }
 
 // hash is the SHA-256 of the normalised request; zero without a request id.

@@ -54,6 +54,8 @@ const (
 	PermissionActivityList           Permission = "kms.activityLogs.list"
 	PermissionLatestUseGet           Permission = "kms.activityLogs.getLatestUse"
 	PermissionServerGet              Permission = "kms.server.get"
+	PermissionSiteShred              Permission = "kms.site.shred"
+	PermissionOrphansList            Permission = "kms.orphans.list"
 )
 
 // Allowed says whether the caller has the permission, and what grants it. So far there is one access key, the

@@ -64,7 +64,7 @@ func OutcomeOf(r Reason) Outcome {
 		ReasonVersionDisabled, ReasonVersionPending, ReasonVersionScheduled, ReasonVersionDestroyed, ReasonVersionIsPrimary, ReasonNoPrimaryVersion,
 		ReasonWrongPurpose, ReasonNotPendingDeletion, ReasonNotArchived, ReasonKeyInUse, ReasonKeyImportOnly, ReasonAutoRotationOff, ReasonTooManyBindings,
 		ReasonNotScheduled, ReasonVersionUsedUp, ReasonKeyRecentlyUsed, ReasonNotImported, ReasonMaterialInPlace, ReasonErasurePending, ReasonRingArchived,
-		ReasonImportJobExpired, ReasonImportJobCanceled, ReasonTooManyImports, ReasonWrappedKeyUsed, ReasonClearImportOff:
+		ReasonImportJobExpired, ReasonImportJobCanceled, ReasonTooManyImports, ReasonWrappedKeyUsed, ReasonClearImportOff, ReasonNoBackup:
 		return OutcomeDenied
 	}
 	return OutcomeFailed

@@ -75,6 +75,7 @@ const (
 	ReasonClockBehind        Reason = "CLOCK_BEHIND"         // this node's clock is behind the log
 	ReasonActivityAway       Reason = "ACTIVITY_UNAVAILABLE" // the activity database does not answer; keys can still be used
 	ReasonStoreAway          Reason = "STORE_UNAVAILABLE"    // the event store does not answer
+	ReasonNoBackup           Reason = "NO_BACKUP"            // no backup target is registered, and nobody said that none is needed
 	ReasonInternal           Reason = "INTERNAL"             // a fault of the service; details are in its log
 	ReasonOverloaded         Reason = "OVERLOADED"
 	ReasonTooSlow            Reason = "TOO_SLOW"         // the caller does not take what a stream sends

@@ -247,6 +247,24 @@ func encodeSiteEvent(e SiteEvent) (*eventsv1.Event, error) {
 		return &eventsv1.Event{Event: &eventsv1.Event_RootCreated{RootCreated: &eventsv1.RootCreated{
 			Id: e.Root.ID, Sentinel: e.Root.Sentinel, TokenSerial: e.Root.TokenSerial,
 		}}}, nil
+	case ShredStarted:
+		return &eventsv1.Event{Event: &eventsv1.Event_ShredStarted{ShredStarted: &eventsv1.ShredStarted{Id: uidBytes(e.ID), NoBackupOk: e.NoBackupOK}}}, nil
+	case RootPlanned:
+		return &eventsv1.Event{Event: &eventsv1.Event_RootPlanned{RootPlanned: &eventsv1.RootPlanned{Id: e.ID, Node: uidBytes(e.Node)}}}, nil
+	case RootAdopted:
+		m := &eventsv1.RootAdopted{Id: e.ID}
+		for _, node := range e.Nodes {
+			m.Nodes = append(m.Nodes, uidBytes(node))
+		}
+		return &eventsv1.Event{Event: &eventsv1.Event_RootAdopted{RootAdopted: m}}, nil
+	case MaterialRewrapped:
+		return &eventsv1.Event{Event: &eventsv1.Event_MaterialRewrapped{MaterialRewrapped: &eventsv1.MaterialRewrapped{Living: e.Living, Orphans: e.Orphans}}}, nil
+	case RootRetired:
+		return &eventsv1.Event{Event: &eventsv1.Event_RootRetired{RootRetired: &eventsv1.RootRetired{Id: e.ID}}}, nil
+	case RootDestroyed:
+		return &eventsv1.Event{Event: &eventsv1.Event_RootDestroyed{RootDestroyed: &eventsv1.RootDestroyed{Id: e.ID}}}, nil
+	case ShredCompleted:
+		return &eventsv1.Event{Event: &eventsv1.Event_ShredCompleted{ShredCompleted: &eventsv1.ShredCompleted{Id: uidBytes(e.ID)}}}, nil
 	}
 	return nil, fmt.Errorf("encoding an event: there is no stored form of %T", e)
 }
@@ -368,6 +386,24 @@ func (d *decoder) event(e *eventsv1.Event) (domain.Event, SiteEvent) {
 	case *eventsv1.Event_RootCreated:
 		m := e.RootCreated
 		return nil, RootCreated{Root: Root{ID: m.GetId(), Sentinel: m.GetSentinel(), TokenSerial: m.GetTokenSerial()}}
+	case *eventsv1.Event_ShredStarted:
+		return nil, ShredStarted{ID: d.uid(e.ShredStarted.GetId()), NoBackupOK: e.ShredStarted.GetNoBackupOk()}
+	case *eventsv1.Event_RootPlanned:
+		return nil, RootPlanned{ID: e.RootPlanned.GetId(), Node: d.uid(e.RootPlanned.GetNode())}
+	case *eventsv1.Event_RootAdopted:
+		adopted := RootAdopted{ID: e.RootAdopted.GetId()}
+		for _, node := range e.RootAdopted.GetNodes() {
+			adopted.Nodes = append(adopted.Nodes, d.uid(node))
+		}
+		return nil, adopted
+	case *eventsv1.Event_MaterialRewrapped:
+		return nil, MaterialRewrapped{Living: e.MaterialRewrapped.GetLiving(), Orphans: e.MaterialRewrapped.GetOrphans()}
+	case *eventsv1.Event_RootRetired:
+		return nil, RootRetired{ID: e.RootRetired.GetId()}
+	case *eventsv1.Event_RootDestroyed:
+		return nil, RootDestroyed{ID: e.RootDestroyed.GetId()}
+	case *eventsv1.Event_ShredCompleted:
+		return nil, ShredCompleted{ID: d.uid(e.ShredCompleted.GetId())}
 	}
 	d.fail(errors.New("it holds an event of a newer version of this program"))
 	return nil, nil

@@ -142,8 +142,15 @@ func samples() map[string]Commit {
 	site := base
 	site.Aggregate, site.KeyUID, site.Version, site.LedgerTag = SiteAggregate, domain.UID{}, 0, [32]byte{}
 	for name, e := range map[string]SiteEvent{
-		"site_created": SiteCreated{Lineage: uid(7)},
-		"root_created": RootCreated{Root: Root{ID: "root-1", Sentinel: []byte{17}, TokenSerial: "serial"}},
+		"site_created":       SiteCreated{Lineage: uid(7)},
+		"root_created":       RootCreated{Root: Root{ID: "root-1", Sentinel: []byte{17}, TokenSerial: "serial"}},
+		"shred_started":      ShredStarted{ID: uid(18), NoBackupOK: true},
+		"root_planned":       RootPlanned{ID: "root-2", Node: uid(19)},
+		"root_adopted":       RootAdopted{ID: "root-2", Nodes: []domain.UID{uid(19), uid(20)}},
+		"material_rewrapped": MaterialRewrapped{Living: 21, Orphans: 22},
+		"root_retired":       RootRetired{ID: "root-1"},
+		"root_destroyed":     RootDestroyed{ID: "root-1"},
+		"shred_completed":    ShredCompleted{ID: uid(18)},
 	} {
 		c := site
 		c.Site = []SiteEvent{e}

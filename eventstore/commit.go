@@ -77,6 +77,43 @@ type (
 func (SiteCreated) isSiteEvent() {}
 func (RootCreated) isSiteEvent() {}
 
+// What happens in a shred: the change of roots after which nothing that was erased before can be unwrapped any more.
+type (
+	// ShredStarted begins a shred.
+	ShredStarted struct {
+		ID domain.UID
+		// NoBackupOK: the caller does not want the newly wrapped material to be in a backup before the old root goes.
+		NoBackupOK bool
+	}
+	// RootPlanned says that a node sets out to make a root, and under which id. It comes before the root is made.
+	RootPlanned struct {
+		ID   string
+		Node domain.UID
+	}
+	// RootAdopted says that no node makes keys under an older root any more; Nodes are those that were alive and said so.
+	RootAdopted struct {
+		ID    string
+		Nodes []domain.UID
+	}
+	// MaterialRewrapped says that the material of all Living versions is under the newest root. Orphans, which no event
+	// names, stay as they are and end with the root that they are under.
+	MaterialRewrapped struct{ Living, Orphans uint64 }
+	// RootRetired says that nothing living is under the root any more: no node needs it, or expects it in the token.
+	RootRetired struct{ ID string }
+	// RootDestroyed says that the root is not in the token any more.
+	RootDestroyed struct{ ID string }
+	// ShredCompleted ends a shred.
+	ShredCompleted struct{ ID domain.UID }
+)
+
+func (ShredStarted) isSiteEvent()      {}
+func (RootPlanned) isSiteEvent()       {}
+func (RootAdopted) isSiteEvent()       {}
+func (MaterialRewrapped) isSiteEvent() {}
+func (RootRetired) isSiteEvent()       {}
+func (RootDestroyed) isSiteEvent()     {}
+func (ShredCompleted) isSiteEvent()    {}
+
 // Root is a root key of the token, under which key material is wrapped.
 type Root struct {
 	ID string

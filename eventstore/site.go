@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -76,69 +77,101 @@ func (s *Store) siteCommit(operation string, e SiteEvent) (Commit, error) {
 	}, nil
 }
 
-// Roots are the roots of the site's token, oldest first, as the leader of the stream knows them.
+// Roots are the roots of the site's token that keys may be wrapped under, oldest first, as the leader of the stream knows
+// them.
 func (s *Store) Roots(ctx context.Context) ([]Root, error) {
-	roots, _, err := s.site(ctx)
-	return roots, err
+	site, err := s.Site(ctx)
+	return site.Roots, err
 }
 
-// AddRoot records a root that was made in the token. It is idempotent; another root under the same id is ErrConflict. Further
-// errors are those of Append.
+// AddRoot records a root that was made in the token. It is idempotent; another root under the same id, and one that was
+// retired, is ErrConflict. Further errors are those of Append.
 func (s *Store) AddRoot(ctx context.Context, r Root) error {
-	if err := s.usable(); err != nil {
-		return err
-	}
 	c, err := s.siteCommit("CreateRoot", RootCreated{Root: r})
 	if err != nil {
 		return err
 	}
-	for {
-		roots, last, err := s.site(ctx)
-		if err != nil {
-			return err
-		}
-		for _, known := range roots {
+	_, err = s.ChangeSite(ctx, c, func(site Site) ([]SiteEvent, error) {
+		for _, known := range site.Roots {
 			if known.ID != r.ID {
 				continue
 			}
 			if bytes.Equal(known.Sentinel, r.Sentinel) && known.TokenSerial == r.TokenSerial {
-				return nil
+				return nil, nil
 			}
-			return fmt.Errorf("adding root %s: %w", r.ID, ErrConflict)
+			return nil, fmt.Errorf("adding root %s: %w", r.ID, ErrConflict)
 		}
-		c.Prev = last.Hash
-		if c.Time.Before(last.Time) {
-			c.Time = last.Time
+		if slices.Contains(site.Retired, r.ID) {
+			return nil, fmt.Errorf("adding root %s: it was retired: %w", r.ID, ErrConflict)
 		}
-		if _, err = s.append(ctx, s.Lineage(), last.Revision, c); !errors.Is(err, ErrConflict) {
-			return err
-		}
-		if ctx.Err() != nil {
-			return err
-		}
-	}
+		return c.Site, nil
+	})
+	return err
 }
 
-// site folds the site's own commits and returns the last one too.
-func (s *Store) site(ctx context.Context) (roots []Root, last Commit, err error) {
+// Site folds the site's own commits, as the leader of the stream knows them. The error is ErrNotProvisioned if there are
+// none.
+func (s *Store) Site(ctx context.Context) (Site, error) {
+	var site Site
 	for c, err := range s.LoadConfirmed(ctx, SiteAggregate, 0) {
+		if err == nil {
+			site, err = site.Apply(c)
+		}
 		if err != nil {
-			return nil, last, err
+			return Site{}, err
 		}
-		if c.Prev != last.Hash {
-			return nil, last, &ChainError{SiteAggregate, c.Revision, "the hash of the previous commit is not the one it names; restore the event store from a backup"}
-		}
-		for _, e := range c.Site {
-			if created, ok := e.(RootCreated); ok {
-				roots = append(roots, created.Root)
-			}
-		}
-		last = c
 	}
-	if last.Revision == 0 {
-		return nil, last, ErrNotProvisioned
+	if site.Revision == 0 {
+		return Site{}, ErrNotProvisioned
 	}
-	return roots, last, nil
+	return site, nil
+}
+
+// SiteRevision is that of the site's last commit, as the leader of the stream knows it.
+func (s *Store) SiteRevision(ctx context.Context) (Revision, error) {
+	m, err := s.retryGet(ctx, streamEvents, getRequest{LastFor: SiteAggregate.subject()})
+	if errors.Is(err, errNoMessage) {
+		return 0, ErrNotProvisioned
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading the site's last commit: %w", err)
+	}
+	return Revision(m.seq), nil
+}
+
+// ChangeSite appends a commit of the site with the events that decide returns, and returns the site after it. Decide is
+// called again with the newer state when another commit came first; with neither events nor an error nothing is appended,
+// and its error is returned as it is. Of the commit c who asked for what is taken: its operation, caller and what granted
+// it. Further errors are those of Append.
+func (s *Store) ChangeSite(ctx context.Context, c Commit, decide func(Site) ([]SiteEvent, error)) (Site, error) {
+	if err := s.usable(); err != nil {
+		return Site{}, err
+	}
+	command, err := newUID()
+	if err != nil {
+		return Site{}, err
+	}
+	c.CommandID, c.Aggregate = command, SiteAggregate
+	for {
+		site, err := s.Site(ctx)
+		if err != nil {
+			return Site{}, err
+		}
+		if c.Site, err = decide(site); err != nil || len(c.Site) == 0 {
+			return site, err
+		}
+		c.Prev, c.Time = site.Hash, time.Now().UTC().Truncate(time.Microsecond)
+		if c.Time.Before(site.Time) {
+			c.Time = site.Time
+		}
+		stored, err := s.append(ctx, s.Lineage(), site.Revision, c)
+		if err == nil {
+			return site.Apply(stored)
+		}
+		if !errors.Is(err, ErrConflict) || ctx.Err() != nil {
+			return Site{}, err
+		}
+	}
 }
 
 func newUID() (domain.UID, error) {

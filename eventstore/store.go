@@ -57,6 +57,7 @@ type Store struct {
 	writer  *writer
 	gauge   *gauge
 	turns   *turns // nil if the server is external
+	seat    seat
 
 	life   context.Context // ends with Close
 	end    context.CancelFunc

@@ -30,10 +30,11 @@ type conn struct {
 	broken atomic.Bool   // a session could not be replaced, or a key not be destroyed: the epoch must end
 	over   chan struct{} // closed when the epoch ends: nobody waits for its sessions any longer
 
-	rootMu sync.Mutex // guards the next three; never held over a PKCS#11 call
+	rootMu sync.Mutex // guards the next four; never held over a PKCS#11 call
 	roots  map[string]*root
-	pairs  map[pairID]*pair // opened in this epoch
-	own    map[string]*pair // by root: what this epoch wraps new keys under
+	pairs  map[pairID]*pair    // opened in this epoch
+	own    map[string]*pair    // by root: what this epoch wraps new keys under
+	gone   map[string]struct{} // roots that were released in this epoch
 
 	// Guarded by Token.mu.
 	leases int
@@ -50,6 +51,7 @@ func dial(lib *library, cfg Config) (_ *conn, err error) {
 		roots:    map[string]*root{},
 		pairs:    map[pairID]*pair{},
 		own:      map[string]*pair{},
+		gone:     map[string]struct{}{},
 		over:     make(chan struct{}),
 		idle:     make(chan struct{}),
 	}

@@ -2,7 +2,6 @@ package hsm
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -203,7 +202,7 @@ func (t *Token) use(ctx context.Context, op operation, b domain.Binding, f func(
 
 // unwrap reads the blob of b, checks that it belongs to b, and only then lets the token unwrap it.
 func (t *Token) unwrap(ctx context.Context, c *conn, until time.Time, alg *algorithm, b domain.Binding) (key pkcs11.ObjectHandle, err error) {
-	stored, err := t.blobs.Blob(ctx, b)
+	stored, err := t.readBlob(ctx, b)
 	if err != nil {
 		return 0, fmt.Errorf("reading wrapped key %s: %w", b.MaterialID, err)
 	}
@@ -214,23 +213,7 @@ func (t *Token) unwrap(ctx context.Context, c *conn, until time.Time, alg *algor
 	if err != nil {
 		return 0, err
 	}
-	if bl.kind != alg.kind {
-		return 0, fmt.Errorf("%w: it is of kind %d, not %d", ErrBlob, bl.kind, alg.kind)
-	}
-	if !t.isLive(bl.root) {
-		return 0, fmt.Errorf("%w: %w: it names root %s", ErrBlob, ErrRootMissing, bl.root)
-	}
-	p, err := c.openPair(ctx, until, bl.root, bl.pair)
-	if err != nil {
-		return 0, err
-	}
-	err = c.with(ctx, until, func(s pkcs11.SessionHandle) error {
-		mac, err := sign(c.raw, s, p.mac, hmacSHA256, boundMessage(bl.header, bl.wrapped, b))
-		if err == nil && !hmac.Equal(mac, bl.mac) {
-			err = fmt.Errorf("%w: its MAC is not that of the binding", ErrBlob)
-		}
-		return err
-	})
+	p, err := t.checked(ctx, c, until, alg, bl, b)
 	if err != nil {
 		return 0, err
 	}
@@ -241,6 +224,26 @@ func (t *Token) unwrap(ctx context.Context, c *conn, until time.Time, alg *algor
 		return blames("C_UnwrapKey", err, ErrBlob)
 	})
 	return key, err
+}
+
+// blobReads is how often a blob is read whose root is not there, and blobPause how long to wait in between.
+const (
+	blobReads = 4
+	blobPause = 100 * time.Millisecond
+)
+
+// readBlob is the wrapped key of b. One that was read just before it was wrapped anew, or from a server of the store that
+// is a little behind, may name a root that was released meanwhile: it is read again.
+func (t *Token) readBlob(ctx context.Context, b domain.Binding) ([]byte, error) {
+	for read := 1; ; read++ {
+		stored, err := t.blobs.Blob(ctx, b)
+		if err != nil || read == blobReads {
+			return stored, err
+		}
+		if root, err := BlobRoot(stored); err != nil || t.isLive(root) || pause(ctx, blobPause) != nil {
+			return stored, nil // what is wrong with it is said where it is opened
+		}
+	}
 }
 
 // Random gives n bytes of the token's random generator, 1 to MaxRandom.

@@ -27,10 +27,11 @@ const (
 	opRandom
 	opRoot
 	opHealth
+	opRewrap
 	operations
 )
 
-var operationNames = [operations]string{"encrypt", "decrypt", "generate", "import", "unwrap", "random", "root", "health"}
+var operationNames = [operations]string{"encrypt", "decrypt", "generate", "import", "unwrap", "random", "root", "health", "rewrap"}
 
 // outcome is how it ended: refused is the caller's or the data's fault, unavailable is the token's.
 type outcome int

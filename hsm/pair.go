@@ -182,11 +182,16 @@ func (c *conn) openPair(ctx context.Context, until time.Time, rootID string, sea
 	}
 	c.rootMu.Lock()
 	first := c.pairs[id]
-	if first == nil {
+	_, gone := c.gone[rootID]
+	if first == nil && !gone {
 		c.pairs[id] = p
 	}
 	c.rootMu.Unlock()
-	if first != nil { // another caller was faster; nobody else knows of ours
+	switch {
+	case gone:
+		c.closePair(p)
+		return nil, fmt.Errorf("%w: %w: root %s was released", ErrBlob, ErrRootMissing, rootID)
+	case first != nil: // another caller was faster; nobody else knows of ours
 		c.closePair(p)
 		return first, nil
 	}

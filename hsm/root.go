@@ -92,7 +92,7 @@ func validRootID(id string) bool {
 	return true
 }
 
-// CreateRoot makes the keys of root id in the token, for ever: nothing here destroys one. An id has 1 to 32 of
+// CreateRoot makes the keys of root id in the token. An id has 1 to 32 of
 // [a-zA-Z0-9_-]. A root that a process left half-made is completed; a complete one is ErrRootExists. Call it from one
 // process at a time: a token does not keep two objects from having one name, and VerifyRoot refuses both.
 func (t *Token) CreateRoot(ctx context.Context, id string) (RootInfo, error) {
@@ -306,8 +306,11 @@ func (c *conn) root(ctx context.Context, until time.Time, id string) (*root, err
 		return nil, err
 	}
 	c.rootMu.Lock()
+	defer c.rootMu.Unlock()
+	if _, ok := c.gone[id]; ok {
+		return nil, fmt.Errorf("%w: root %s was released", ErrRootMissing, id)
+	}
 	c.roots[id] = r
-	c.rootMu.Unlock()
 	return r, nil
 }
 

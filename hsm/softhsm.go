@@ -67,6 +67,9 @@ func InitSoftHSM(ctx context.Context, dir, module string) (Config, error) {
 	if err := saveTokenFiles(token); err != nil {
 		return Config{}, fmt.Errorf("copying the token's files: %w", err)
 	}
+	if err := wipeLeftFiles(ctx, filepath.Join(token, softHSMObjects)); err != nil {
+		return Config{}, fmt.Errorf("overwriting destroyed objects: %w", err)
+	}
 	pin, err := os.ReadFile(filepath.Join(token, softHSMPIN))
 	if err != nil {
 		return Config{}, fmt.Errorf("reading the token's PIN: %w", err)

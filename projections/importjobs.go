@@ -26,7 +26,7 @@ func (k *Keys) applyImportJob(c eventstore.Commit) error {
 	}
 	e.state = state
 	e.requests.remember(c)
-	k.importJobs[c.Aggregate.Name] = e
+	k.importJobs[c.Aggregate.Name], k.jobsByUID[state.Job.UID] = e, e
 	if state.Job.Erased {
 		delete(k.openJobs, e)
 	} else {
@@ -40,6 +40,16 @@ func (k *Keys) ImportJob(name domain.ImportJobName) eventstore.ImportJobState {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	if e, ok := k.importJobs[name.String()]; ok {
+		return e.state
+	}
+	return eventstore.ImportJobState{}
+}
+
+// ImportJobByUID is ImportJob for a job named by its uid.
+func (k *Keys) ImportJobByUID(uid domain.UID) eventstore.ImportJobState {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if e, ok := k.jobsByUID[uid]; ok {
 		return e.state
 	}
 	return eventstore.ImportJobState{}

@@ -47,6 +47,7 @@ type Keys struct {
 	recorded   map[string]*ringEntry  // rings of which something is recorded, by name
 	aliases    map[string]*aliasEntry // by name
 	importJobs map[string]*jobEntry   // by name
+	jobsByUID  map[domain.UID]*jobEntry
 	openJobs   map[*jobEntry]struct{} // their private keys are not known to be erased
 	due        dueHeap
 	unerased   map[*entry]struct{} // have material that shall be erased and is not known to be
@@ -103,7 +104,7 @@ func NewKeys(log *slog.Logger, onChange func(eventstore.KeyState, eventstore.Com
 		log: log, onChange: onChange,
 		byName: map[string]*entry{}, byUID: map[domain.UID]*entry{}, rings: map[domain.RingName]*ring{},
 		recorded: map[string]*ringEntry{}, aliases: map[string]*aliasEntry{},
-		importJobs: map[string]*jobEntry{}, openJobs: map[*jobEntry]struct{}{},
+		importJobs: map[string]*jobEntry{}, jobsByUID: map[domain.UID]*jobEntry{}, openJobs: map[*jobEntry]struct{}{},
 		unerased: map[*entry]struct{}{}, waiting: map[eventstore.Revision][]chan struct{}{}, dueSooner: make(chan struct{}, 1),
 	}
 }

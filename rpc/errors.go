@@ -98,6 +98,7 @@ var answers = map[domain.Reason]answer{
 	domain.ReasonWrappedKeyUsed:    {code: connect.CodeFailedPrecondition},
 	domain.ReasonClearImportOff:    {code: connect.CodeFailedPrecondition},
 	domain.ReasonBadMaterial:       {code: connect.CodeInvalidArgument},
+	domain.ReasonNoBackup:          {code: connect.CodeFailedPrecondition},
 
 	domain.ReasonEtagMismatch: {code: connect.CodeAborted},
 	domain.ReasonContention:   {code: connect.CodeAborted},

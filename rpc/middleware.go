@@ -39,6 +39,11 @@ func (s *Server) serveRPC(w http.ResponseWriter, r *http.Request, m *method) {
 		s.writeError(w, r, connectError(s.recordRefused(r.Context(), c, err), ""))
 		return
 	}
+	if m.descriptor.IsStreamingServer() {
+		if err := unlimited(w); err != nil {
+			s.cfg.Log.LogAttrs(r.Context(), slog.LevelDebug, "a stream keeps the time-outs of single answers", slog.Any("error", err))
+		}
+	}
 	s.rpcs[m.procedure].ServeHTTP(w, r)
 	if !c.decoded {
 		if err := s.recordRefused(r.Context(), c, errUndecodable); errors.Is(err, errUndecodable) {

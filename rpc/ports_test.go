@@ -10,4 +10,5 @@ import (
 var (
 	_ rpc.Commands = (*commands.Service)(nil)
 	_ rpc.Keys     = (*projections.Keys)(nil)
+	_ rpc.Roots    = (*commands.Roots)(nil)
 )

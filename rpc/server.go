@@ -37,6 +37,7 @@ const DefaultTimeout = 30 * time.Second
 type Config struct {
 	Commands      Commands
 	Keys          Keys
+	Roots         Roots
 	Activity      Activity
 	Authenticator Authenticator
 	// ServerInfo describes this node to those who may ask.
@@ -69,8 +70,8 @@ type Config struct {
 
 func (c *Config) validate() error {
 	switch {
-	case c.Commands == nil, c.Keys == nil, c.Activity == nil, c.Authenticator == nil, c.ServerInfo == nil, c.Log == nil:
-		return errors.New("rpc: Commands, Keys, Activity, Authenticator, ServerInfo and Log are required")
+	case c.Commands == nil, c.Keys == nil, c.Roots == nil, c.Activity == nil, c.Authenticator == nil, c.ServerInfo == nil, c.Log == nil:
+		return errors.New("rpc: Commands, Keys, Roots, Activity, Authenticator, ServerInfo and Log are required")
 	case c.Location == "":
 		return errors.New("rpc: a location is required")
 	case len(c.PageTokenKey) < 32:

@@ -65,6 +65,7 @@ type site struct {
 	uid       domain.UID        // of the key whose history is asked for, if not that of all keys
 	looked    []string          // ids of keys that a list of the past looked at
 	updates   func(context.Context, eventstore.Revision, func(commands.WatchUpdate) error) error
+	shred     shredScript
 }
 
 type refusal struct {
@@ -303,7 +304,7 @@ func newServer(t testing.TB, change ...func(*rpc.Config)) *served {
 	t.Helper()
 	s := &served{site: &site{}, log: new(syncBuffer)}
 	cfg := rpc.Config{
-		Commands: s.site, Keys: s.site, Activity: s.site, Authenticator: rpc.AdminKey(sha256.Sum256([]byte(adminKey))),
+		Commands: s.site, Keys: s.site, Roots: s.site, Activity: s.site, Authenticator: rpc.AdminKey(sha256.Sum256([]byte(adminKey))),
 		ServerInfo: func(context.Context) (rpc.ServerInfo, error) { return rpc.ServerInfo{Version: "v-test"}, nil },
 		Location:   "local", Lineage: domain.UID{7}, PageTokenKey: bytes.Repeat([]byte{1}, 32),
 		Log: slog.New(slog.NewJSONHandler(s.log, nil)),

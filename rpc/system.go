@@ -68,5 +68,6 @@ func (y *systemService) GetServerInfo(ctx context.Context, _ *kmsv1.GetServerInf
 			Supported: c.Supported, Reason: c.Reason,
 		})
 	}
+	y.describeRoots(out)
 	return out, nil
 }

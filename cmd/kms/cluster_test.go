@@ -182,6 +182,9 @@ func TestCluster(t *testing.T) {
 	}
 	decryptedBy(c2)
 	oneWinner(t, c1, c2)
+	shredTogether(t, one, two, c1, c2)
+	decryptedBy(c1)
+	decryptedBy(c2)
 
 	nats.kill(0) // two of three go on
 	if _, err := retried(t, func(ctx context.Context) (*kmsv1.Key, error) {
@@ -227,6 +230,67 @@ func oneWinner(t *testing.T, c1, c2 clients) {
 			t.Fatalf("two nodes made one key: %v", errs)
 		}
 		wantError(t, errors.Join(errs...), connect.CodeAlreadyExists, "KEY_EXISTS")
+	}
+}
+
+// shredTogether changes the root of two nodes while both make and use keys: both acknowledge the new root before the old one
+// is destroyed, and no key that either made meanwhile is lost.
+func shredTogether(t *testing.T, one, two *process, c1, c2 clients) {
+	t.Helper()
+	before := info(t, c1).GetRoots()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var load sync.WaitGroup
+	sealed := make([][]*kmsv1.EncryptResponse, 2)
+	for n, c := range []clients{c1, c2} {
+		load.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				key, err := c.keys.CreateKey(t.Context(), &kmsv1.CreateKeyRequest{Parent: testRing, KeyId: fmt.Sprintf("shred%d-%d", n, i), Key: &kmsv1.Key{Purpose: kmsv1.Key_ENCRYPT_DECRYPT}})
+				if err != nil {
+					t.Errorf("creating a key while the root changes: %v", err)
+					return
+				}
+				s, err := c.crypto.Encrypt(t.Context(), &kmsv1.EncryptRequest{Name: key.GetName(), Plaintext: []byte("meanwhile")})
+				if err != nil {
+					t.Errorf("encrypting while the root changes: %v", err)
+					return
+				}
+				sealed[n] = append(sealed[n], s)
+			}
+		})
+	}
+	within, cancel := context.WithTimeout(t.Context(), startPatience)
+	defer cancel()
+	if err := requestShred(within, two, startPatience); err != nil { // the older one does the work
+		t.Fatalf("shredding with two nodes: %v", err)
+	}
+	stop()
+	load.Wait()
+	for _, p := range []*process{one, two} {
+		c := p.clients()
+		var roots []string
+		eventually(t, func() error {
+			roots = info(t, c).GetRoots()
+			if len(roots) != 1 {
+				return fmt.Errorf("a node knows of roots %v after the shred", roots)
+			}
+			return nil
+		})
+		if roots[0] == before[0] {
+			t.Errorf("the root is %s, as before the shred", roots[0])
+		}
+		for n := range sealed {
+			if len(sealed[n]) == 0 {
+				t.Fatal("a node made no key while the root changed")
+			}
+			for _, s := range sealed[n] {
+				if _, err := retried(t, func(ctx context.Context) (*kmsv1.DecryptResponse, error) {
+					return c.crypto.Decrypt(ctx, &kmsv1.DecryptRequest{Ciphertext: s.GetCiphertext()})
+				}); err != nil {
+					t.Fatalf("a key that node %d made while the root changed: %v", n+1, err)
+				}
+			}
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ type cli struct {
 	Serve   serveCommand     `cmd:"" help:"Serve keys. On an empty data folder, and without --nats, it first does what init does."`
 	Init    initCommand      `cmd:"" help:"Make the site once: the streams in NATS, the token's root key, the admin access key."`
 	Rebuild rebuildCommand   `cmd:"" help:"Build a projection anew from the streams."`
+	Shred   shredCommand     `cmd:"" help:"Make what was erased impossible to restore: wrap all living keys under a new root and destroy the old one. The running server does it."`
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 

@@ -100,6 +100,14 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 	if err := service.RegisterMetrics(otel.Meter("github.com/keyledger/kms/commands")); err != nil {
 		return err
 	}
+	roots, err := commands.NewRoots(service, s.store, token{s.token})
+	if err != nil {
+		return err
+	}
+	if err := roots.Join(ctx); err != nil {
+		return fmt.Errorf("joining the nodes of the site: %w", err)
+	}
+	group.Go(func() error { return roots.Run(loops) })
 	group.Go(func() error { return service.RunDue(loops) })
 	group.Go(func() error { return service.RunImportJobs(loops) })
 	group.Go(func() error { return activity.log.Run(loops) })
@@ -110,7 +118,7 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 	}
 	node := node{flags: c.siteFlags, site: s, keys: keys, activity: activity, started: time.Now()}
 	edge, err := rpc.New(rpc.Config{
-		Commands: service, Keys: keys, Activity: activity.reader, Authenticator: rpc.AdminKey(sha256.Sum256([]byte(key))),
+		Commands: service, Keys: keys, Roots: roots, Activity: activity.reader, Authenticator: rpc.AdminKey(sha256.Sum256([]byte(key))),
 		ServerInfo: node.info, Location: c.Location, Lineage: s.store.Lineage(), PageTokenKey: pageKey,
 		AllowClearImport: c.AllowClearImport,
 		Checks:           node.checks(), Metrics: telemetry.metrics, Log: log,

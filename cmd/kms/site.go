@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/keyledger/kms/eventstore"
@@ -94,38 +95,53 @@ func (f siteFlags) replicas() int {
 
 // openRoots proves that the token has the roots that the log names. With provision a site without any gets its first.
 func (s *site) openRoots(ctx context.Context, provision bool) error {
-	var roots []eventstore.Root
-	if err := s.patiently(ctx, func() (err error) { roots, err = s.store.Roots(ctx); return err }); err != nil {
-		return fmt.Errorf("reading which roots the site has: %w", err)
-	}
-	if len(roots) == 0 {
-		if !provision {
-			return errors.New("the site has no root key yet; run kms init once")
+	for {
+		var roots []eventstore.Root
+		if err := s.patiently(ctx, func() (err error) { roots, err = s.store.Roots(ctx); return err }); err != nil {
+			return fmt.Errorf("reading which roots the site has: %w", err)
 		}
-		root, err := s.makeRoot(ctx)
-		if err != nil {
+		if len(roots) == 0 {
+			if !provision {
+				return errors.New("the site has no root key yet; run kms init once")
+			}
+			root, err := s.makeRoot(ctx)
+			if err != nil {
+				return err
+			}
+			roots = append(roots, root)
+		}
+		missing, err := s.verifyRoots(ctx, roots)
+		if err == nil {
+			return s.token.UseRoot(roots[len(roots)-1].ID)
+		}
+		// A shred that runs on another node may have destroyed it just now; then it is on record.
+		if again, readErr := s.store.Roots(ctx); readErr != nil || slices.ContainsFunc(again, func(r eventstore.Root) bool { return r.ID == missing }) {
 			return err
 		}
-		roots = append(roots, root)
-	}
-	for _, r := range roots {
-		if err := s.token.VerifyRoot(ctx, hsm.RootInfo{ID: r.ID, Sentinel: r.Sentinel, TokenSerial: r.TokenSerial}); err != nil {
-			return fmt.Errorf("checking root %s: %w", r.ID, err)
+		for _, r := range roots[:len(roots)-1] {
+			if err := s.token.ReleaseRoot(r.ID); err != nil {
+				return err
+			}
 		}
 	}
-	return s.token.UseRoot(roots[len(roots)-1].ID)
+}
+
+// verifyRoots proves that the token has the roots. If not it says which it does not have.
+func (s *site) verifyRoots(ctx context.Context, roots []eventstore.Root) (missing string, err error) {
+	for _, r := range roots {
+		if err := s.token.VerifyRoot(ctx, hsm.RootInfo{ID: r.ID, Sentinel: r.Sentinel, TokenSerial: r.TokenSerial}); err != nil {
+			return r.ID, fmt.Errorf("checking root %s: %w", r.ID, err)
+		}
+	}
+	return "", nil
 }
 
 // makeRoot makes the first root and records it. A root that an init left unrecorded when it was interrupted is taken.
 func (s *site) makeRoot(ctx context.Context) (eventstore.Root, error) {
-	info, err := s.token.CreateRoot(ctx, rootID)
-	if errors.Is(err, hsm.ErrRootExists) {
-		info, err = s.token.InspectRoot(ctx, rootID)
-	}
+	root, err := token{s.token}.CreateRoot(ctx, rootID)
 	if err != nil {
 		return eventstore.Root{}, fmt.Errorf("making the root key: %w", err)
 	}
-	root := eventstore.Root{ID: info.ID, Sentinel: info.Sentinel, TokenSerial: info.TokenSerial}
 	if err := s.store.AddRoot(ctx, root); err != nil {
 		return eventstore.Root{}, fmt.Errorf("recording the root key: %w", err)
 	}

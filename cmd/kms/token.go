@@ -42,6 +42,36 @@ func (t token) Random(ctx context.Context, n int) ([]byte, error) {
 	return b, tokenError(err)
 }
 
+func (t token) CreateRoot(ctx context.Context, id string) (eventstore.Root, error) {
+	info, err := t.Token.CreateRoot(ctx, id)
+	if errors.Is(err, hsm.ErrRootExists) {
+		info, err = t.InspectRoot(ctx, id)
+	}
+	return eventstore.Root{ID: info.ID, Sentinel: info.Sentinel, TokenSerial: info.TokenSerial}, tokenError(err)
+}
+
+func (t token) AdoptRoot(ctx context.Context, r eventstore.Root) error {
+	err := t.VerifyRoot(ctx, hsm.RootInfo{ID: r.ID, Sentinel: r.Sentinel, TokenSerial: r.TokenSerial})
+	if err == nil {
+		err = t.UseRoot(r.ID)
+	}
+	return tokenError(err)
+}
+
+func (t token) DestroyRoot(ctx context.Context, id string) error {
+	return tokenError(t.Token.DestroyRoot(ctx, id))
+}
+
+func (t token) Rewrap(ctx context.Context, b domain.Binding, blob []byte) ([]byte, error) {
+	out, err := t.Token.Rewrap(ctx, b, blob)
+	return out, tokenError(err)
+}
+
+func (token) BlobRoot(blob []byte) (string, error) {
+	root, err := hsm.BlobRoot(blob)
+	return root, tokenError(err)
+}
+
 // tokenError joins err with what a caller is told about it.
 func tokenError(err error) error {
 	if unfit, ok := errors.AsType[*hsm.MaterialError](err); ok {

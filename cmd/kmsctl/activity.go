@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -200,6 +201,14 @@ func (c *infoCmd) Run(ctx context.Context, s *session) error {
 		r.field("newest revision", number(info.GetHeadRevision()))
 		r.field("lag", info.GetLag().AsDuration().String())
 		r.field("activity log lag", info.GetActivityLag().AsDuration().String())
+		r.field("roots", strings.Join(info.GetRoots(), ", "))
+		if shred := info.GetShred(); shred != nil {
+			text := shred.GetStep().String()
+			if at := shred.GetEndTime(); at != nil {
+				text += " " + when(at)
+			}
+			r.field("last shred", text)
+		}
 		t := info.GetToken()
 		r.field("token", t.GetLabel())
 		r.field("token serial", t.GetSerial())

@@ -53,6 +53,7 @@ type cli struct {
 	Random     randomCmd     `cmd:"" help:"Get random bytes from the server's token."`
 	Activity   activityCmd   `cmd:"" help:"Show who did what with a key."`
 	LastUse    lastUseCmd    `cmd:"" help:"Show when a key was last used, per version and operation."`
+	Orphans    orphansCmd    `cmd:"" help:"Look for key material that nothing needs."`
 	Info       infoCmd       `cmd:"" help:"Show what the server is and what its token can do."`
 	Version    versionCmd    `cmd:"" help:"Show the version of kmsctl."`
 }

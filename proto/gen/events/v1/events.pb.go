@@ -186,7 +186,7 @@ func (x ActivityRecord_Category) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActivityRecord_Category.Descriptor instead.
 func (ActivityRecord_Category) EnumDescriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{50, 0}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{57, 0}
 }
 
 // Outcome says what came of the attempt.
@@ -239,7 +239,7 @@ func (x ActivityRecord_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ActivityRecord_Outcome.Descriptor instead.
 func (ActivityRecord_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{50, 1}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{57, 1}
 }
 
 // Commit is one message of KMS_EVENTS: what one command changed in one aggregate, and who asked. A command that found
@@ -626,6 +626,13 @@ type Event struct {
 	//	*Event_UsageUnbound
 	//	*Event_SiteCreated
 	//	*Event_RootCreated
+	//	*Event_ShredStarted
+	//	*Event_RootPlanned
+	//	*Event_RootAdopted
+	//	*Event_MaterialRewrapped
+	//	*Event_RootRetired
+	//	*Event_RootDestroyed
+	//	*Event_ShredCompleted
 	//	*Event_KeyRingCreated
 	//	*Event_KeyRingArchived
 	//	*Event_KeyRingUnarchived
@@ -985,6 +992,69 @@ func (x *Event) GetRootCreated() *RootCreated {
 	return nil
 }
 
+func (x *Event) GetShredStarted() *ShredStarted {
+	if x != nil {
+		if x, ok := x.Event.(*Event_ShredStarted); ok {
+			return x.ShredStarted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRootPlanned() *RootPlanned {
+	if x != nil {
+		if x, ok := x.Event.(*Event_RootPlanned); ok {
+			return x.RootPlanned
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRootAdopted() *RootAdopted {
+	if x != nil {
+		if x, ok := x.Event.(*Event_RootAdopted); ok {
+			return x.RootAdopted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetMaterialRewrapped() *MaterialRewrapped {
+	if x != nil {
+		if x, ok := x.Event.(*Event_MaterialRewrapped); ok {
+			return x.MaterialRewrapped
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRootRetired() *RootRetired {
+	if x != nil {
+		if x, ok := x.Event.(*Event_RootRetired); ok {
+			return x.RootRetired
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetRootDestroyed() *RootDestroyed {
+	if x != nil {
+		if x, ok := x.Event.(*Event_RootDestroyed); ok {
+			return x.RootDestroyed
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetShredCompleted() *ShredCompleted {
+	if x != nil {
+		if x, ok := x.Event.(*Event_ShredCompleted); ok {
+			return x.ShredCompleted
+		}
+	}
+	return nil
+}
+
 func (x *Event) GetKeyRingCreated() *KeyRingCreated {
 	if x != nil {
 		if x, ok := x.Event.(*Event_KeyRingCreated); ok {
@@ -1226,6 +1296,34 @@ type Event_RootCreated struct {
 	RootCreated *RootCreated `protobuf:"bytes,101,opt,name=root_created,json=rootCreated,proto3,oneof"`
 }
 
+type Event_ShredStarted struct {
+	ShredStarted *ShredStarted `protobuf:"bytes,102,opt,name=shred_started,json=shredStarted,proto3,oneof"`
+}
+
+type Event_RootPlanned struct {
+	RootPlanned *RootPlanned `protobuf:"bytes,103,opt,name=root_planned,json=rootPlanned,proto3,oneof"`
+}
+
+type Event_RootAdopted struct {
+	RootAdopted *RootAdopted `protobuf:"bytes,104,opt,name=root_adopted,json=rootAdopted,proto3,oneof"`
+}
+
+type Event_MaterialRewrapped struct {
+	MaterialRewrapped *MaterialRewrapped `protobuf:"bytes,105,opt,name=material_rewrapped,json=materialRewrapped,proto3,oneof"`
+}
+
+type Event_RootRetired struct {
+	RootRetired *RootRetired `protobuf:"bytes,106,opt,name=root_retired,json=rootRetired,proto3,oneof"`
+}
+
+type Event_RootDestroyed struct {
+	RootDestroyed *RootDestroyed `protobuf:"bytes,107,opt,name=root_destroyed,json=rootDestroyed,proto3,oneof"`
+}
+
+type Event_ShredCompleted struct {
+	ShredCompleted *ShredCompleted `protobuf:"bytes,108,opt,name=shred_completed,json=shredCompleted,proto3,oneof"`
+}
+
 type Event_KeyRingCreated struct {
 	// Key rings: 200 to 249.
 	KeyRingCreated *KeyRingCreated `protobuf:"bytes,200,opt,name=key_ring_created,json=keyRingCreated,proto3,oneof"`
@@ -1340,6 +1438,20 @@ func (*Event_UsageUnbound) isEvent_Event() {}
 func (*Event_SiteCreated) isEvent_Event() {}
 
 func (*Event_RootCreated) isEvent_Event() {}
+
+func (*Event_ShredStarted) isEvent_Event() {}
+
+func (*Event_RootPlanned) isEvent_Event() {}
+
+func (*Event_RootAdopted) isEvent_Event() {}
+
+func (*Event_MaterialRewrapped) isEvent_Event() {}
+
+func (*Event_RootRetired) isEvent_Event() {}
+
+func (*Event_RootDestroyed) isEvent_Event() {}
+
+func (*Event_ShredCompleted) isEvent_Event() {}
 
 func (*Event_KeyRingCreated) isEvent_Event() {}
 
@@ -1470,6 +1582,358 @@ func (x *RootCreated) GetTokenSerial() string {
 	return ""
 }
 
+// ShredStarted begins a change of roots, at whose end the roots from before it are destroyed.
+type ShredStarted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The caller said that no backup of the newly wrapped material is needed before the old root is destroyed.
+	NoBackupOk    bool `protobuf:"varint,2,opt,name=no_backup_ok,json=noBackupOk,proto3" json:"no_backup_ok,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShredStarted) Reset() {
+	*x = ShredStarted{}
+	mi := &file_events_v1_events_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShredStarted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShredStarted) ProtoMessage() {}
+
+func (x *ShredStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShredStarted.ProtoReflect.Descriptor instead.
+func (*ShredStarted) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ShredStarted) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *ShredStarted) GetNoBackupOk() bool {
+	if x != nil {
+		return x.NoBackupOk
+	}
+	return false
+}
+
+// RootPlanned says that a node sets out to make a root in the token. It comes before the root, so that one that a dying
+// node left is known.
+type RootPlanned struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The process that makes it.
+	Node          []byte `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RootPlanned) Reset() {
+	*x = RootPlanned{}
+	mi := &file_events_v1_events_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootPlanned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootPlanned) ProtoMessage() {}
+
+func (x *RootPlanned) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootPlanned.ProtoReflect.Descriptor instead.
+func (*RootPlanned) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RootPlanned) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RootPlanned) GetNode() []byte {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+// RootAdopted says that no node makes keys under an older root any more.
+type RootAdopted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The processes that were alive and have said so.
+	Nodes         [][]byte `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RootAdopted) Reset() {
+	*x = RootAdopted{}
+	mi := &file_events_v1_events_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootAdopted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootAdopted) ProtoMessage() {}
+
+func (x *RootAdopted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootAdopted.ProtoReflect.Descriptor instead.
+func (*RootAdopted) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RootAdopted) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RootAdopted) GetNodes() [][]byte {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// MaterialRewrapped says that all living material is under the site's newest root.
+type MaterialRewrapped struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Living uint64                 `protobuf:"varint,1,opt,name=living,proto3" json:"living,omitempty"`
+	// Material that no event names, which stays under an old root and ends with it.
+	Orphans       uint64 `protobuf:"varint,2,opt,name=orphans,proto3" json:"orphans,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MaterialRewrapped) Reset() {
+	*x = MaterialRewrapped{}
+	mi := &file_events_v1_events_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MaterialRewrapped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MaterialRewrapped) ProtoMessage() {}
+
+func (x *MaterialRewrapped) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MaterialRewrapped.ProtoReflect.Descriptor instead.
+func (*MaterialRewrapped) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MaterialRewrapped) GetLiving() uint64 {
+	if x != nil {
+		return x.Living
+	}
+	return 0
+}
+
+func (x *MaterialRewrapped) GetOrphans() uint64 {
+	if x != nil {
+		return x.Orphans
+	}
+	return 0
+}
+
+// RootRetired says that nothing is wrapped under a root any more, and that nodes are to do without it.
+type RootRetired struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RootRetired) Reset() {
+	*x = RootRetired{}
+	mi := &file_events_v1_events_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootRetired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootRetired) ProtoMessage() {}
+
+func (x *RootRetired) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootRetired.ProtoReflect.Descriptor instead.
+func (*RootRetired) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RootRetired) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// RootDestroyed says that a root is not in the token any more.
+type RootDestroyed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RootDestroyed) Reset() {
+	*x = RootDestroyed{}
+	mi := &file_events_v1_events_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootDestroyed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootDestroyed) ProtoMessage() {}
+
+func (x *RootDestroyed) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootDestroyed.ProtoReflect.Descriptor instead.
+func (*RootDestroyed) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RootDestroyed) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// ShredCompleted says that all roots from before the shred are destroyed.
+type ShredCompleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShredCompleted) Reset() {
+	*x = ShredCompleted{}
+	mi := &file_events_v1_events_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShredCompleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShredCompleted) ProtoMessage() {}
+
+func (x *ShredCompleted) ProtoReflect() protoreflect.Message {
+	mi := &file_events_v1_events_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShredCompleted.ProtoReflect.Descriptor instead.
+func (*ShredCompleted) Descriptor() ([]byte, []int) {
+	return file_events_v1_events_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ShredCompleted) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
 // KeyCreated is the first event of every key.
 type KeyCreated struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -1502,7 +1966,7 @@ type KeyCreated struct {
 
 func (x *KeyCreated) Reset() {
 	*x = KeyCreated{}
-	mi := &file_events_v1_events_proto_msgTypes[6]
+	mi := &file_events_v1_events_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1978,7 @@ func (x *KeyCreated) String() string {
 func (*KeyCreated) ProtoMessage() {}
 
 func (x *KeyCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[6]
+	mi := &file_events_v1_events_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1991,7 @@ func (x *KeyCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyCreated.ProtoReflect.Descriptor instead.
 func (*KeyCreated) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{6}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KeyCreated) GetUid() []byte {
@@ -1670,7 +2134,7 @@ type KeyVersionAdded struct {
 
 func (x *KeyVersionAdded) Reset() {
 	*x = KeyVersionAdded{}
-	mi := &file_events_v1_events_proto_msgTypes[7]
+	mi := &file_events_v1_events_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +2146,7 @@ func (x *KeyVersionAdded) String() string {
 func (*KeyVersionAdded) ProtoMessage() {}
 
 func (x *KeyVersionAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[7]
+	mi := &file_events_v1_events_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +2159,7 @@ func (x *KeyVersionAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersionAdded.ProtoReflect.Descriptor instead.
 func (*KeyVersionAdded) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{7}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *KeyVersionAdded) GetVersion() int32 {
@@ -1764,7 +2228,7 @@ type PrimaryVersionSet struct {
 
 func (x *PrimaryVersionSet) Reset() {
 	*x = PrimaryVersionSet{}
-	mi := &file_events_v1_events_proto_msgTypes[8]
+	mi := &file_events_v1_events_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2240,7 @@ func (x *PrimaryVersionSet) String() string {
 func (*PrimaryVersionSet) ProtoMessage() {}
 
 func (x *PrimaryVersionSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[8]
+	mi := &file_events_v1_events_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2253,7 @@ func (x *PrimaryVersionSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrimaryVersionSet.ProtoReflect.Descriptor instead.
 func (*PrimaryVersionSet) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{8}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PrimaryVersionSet) GetVersion() int32 {
@@ -1808,7 +2272,7 @@ type KeyEnabled struct {
 
 func (x *KeyEnabled) Reset() {
 	*x = KeyEnabled{}
-	mi := &file_events_v1_events_proto_msgTypes[9]
+	mi := &file_events_v1_events_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +2284,7 @@ func (x *KeyEnabled) String() string {
 func (*KeyEnabled) ProtoMessage() {}
 
 func (x *KeyEnabled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[9]
+	mi := &file_events_v1_events_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +2297,7 @@ func (x *KeyEnabled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyEnabled.ProtoReflect.Descriptor instead.
 func (*KeyEnabled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{9}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{16}
 }
 
 // KeyDisabled stops every use of the key.
@@ -1845,7 +2309,7 @@ type KeyDisabled struct {
 
 func (x *KeyDisabled) Reset() {
 	*x = KeyDisabled{}
-	mi := &file_events_v1_events_proto_msgTypes[10]
+	mi := &file_events_v1_events_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2321,7 @@ func (x *KeyDisabled) String() string {
 func (*KeyDisabled) ProtoMessage() {}
 
 func (x *KeyDisabled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[10]
+	mi := &file_events_v1_events_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2334,7 @@ func (x *KeyDisabled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyDisabled.ProtoReflect.Descriptor instead.
 func (*KeyDisabled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{10}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{17}
 }
 
 // KeyVersionEnabled ends KeyVersionDisabled.
@@ -1883,7 +2347,7 @@ type KeyVersionEnabled struct {
 
 func (x *KeyVersionEnabled) Reset() {
 	*x = KeyVersionEnabled{}
-	mi := &file_events_v1_events_proto_msgTypes[11]
+	mi := &file_events_v1_events_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +2359,7 @@ func (x *KeyVersionEnabled) String() string {
 func (*KeyVersionEnabled) ProtoMessage() {}
 
 func (x *KeyVersionEnabled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[11]
+	mi := &file_events_v1_events_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +2372,7 @@ func (x *KeyVersionEnabled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersionEnabled.ProtoReflect.Descriptor instead.
 func (*KeyVersionEnabled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{11}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *KeyVersionEnabled) GetVersion() int32 {
@@ -1928,7 +2392,7 @@ type KeyVersionDisabled struct {
 
 func (x *KeyVersionDisabled) Reset() {
 	*x = KeyVersionDisabled{}
-	mi := &file_events_v1_events_proto_msgTypes[12]
+	mi := &file_events_v1_events_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2404,7 @@ func (x *KeyVersionDisabled) String() string {
 func (*KeyVersionDisabled) ProtoMessage() {}
 
 func (x *KeyVersionDisabled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[12]
+	mi := &file_events_v1_events_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2417,7 @@ func (x *KeyVersionDisabled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersionDisabled.ProtoReflect.Descriptor instead.
 func (*KeyVersionDisabled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{12}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KeyVersionDisabled) GetVersion() int32 {
@@ -1973,7 +2437,7 @@ type KeyDeletionScheduled struct {
 
 func (x *KeyDeletionScheduled) Reset() {
 	*x = KeyDeletionScheduled{}
-	mi := &file_events_v1_events_proto_msgTypes[13]
+	mi := &file_events_v1_events_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2449,7 @@ func (x *KeyDeletionScheduled) String() string {
 func (*KeyDeletionScheduled) ProtoMessage() {}
 
 func (x *KeyDeletionScheduled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[13]
+	mi := &file_events_v1_events_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2462,7 @@ func (x *KeyDeletionScheduled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyDeletionScheduled.ProtoReflect.Descriptor instead.
 func (*KeyDeletionScheduled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{13}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KeyDeletionScheduled) GetDeleteTimeMicros() int64 {
@@ -2017,7 +2481,7 @@ type KeyDeletionCanceled struct {
 
 func (x *KeyDeletionCanceled) Reset() {
 	*x = KeyDeletionCanceled{}
-	mi := &file_events_v1_events_proto_msgTypes[14]
+	mi := &file_events_v1_events_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2029,7 +2493,7 @@ func (x *KeyDeletionCanceled) String() string {
 func (*KeyDeletionCanceled) ProtoMessage() {}
 
 func (x *KeyDeletionCanceled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[14]
+	mi := &file_events_v1_events_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2042,7 +2506,7 @@ func (x *KeyDeletionCanceled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyDeletionCanceled.ProtoReflect.Descriptor instead.
 func (*KeyDeletionCanceled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{14}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{21}
 }
 
 // KeyDestroyed ends the key. Its material is erased after this, never before.
@@ -2054,7 +2518,7 @@ type KeyDestroyed struct {
 
 func (x *KeyDestroyed) Reset() {
 	*x = KeyDestroyed{}
-	mi := &file_events_v1_events_proto_msgTypes[15]
+	mi := &file_events_v1_events_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2530,7 @@ func (x *KeyDestroyed) String() string {
 func (*KeyDestroyed) ProtoMessage() {}
 
 func (x *KeyDestroyed) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[15]
+	mi := &file_events_v1_events_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2543,7 @@ func (x *KeyDestroyed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyDestroyed.ProtoReflect.Descriptor instead.
 func (*KeyDestroyed) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{15}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{22}
 }
 
 // KeyUpdated replaces what describes the key.
@@ -2094,7 +2558,7 @@ type KeyUpdated struct {
 
 func (x *KeyUpdated) Reset() {
 	*x = KeyUpdated{}
-	mi := &file_events_v1_events_proto_msgTypes[16]
+	mi := &file_events_v1_events_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2570,7 @@ func (x *KeyUpdated) String() string {
 func (*KeyUpdated) ProtoMessage() {}
 
 func (x *KeyUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[16]
+	mi := &file_events_v1_events_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2583,7 @@ func (x *KeyUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUpdated.ProtoReflect.Descriptor instead.
 func (*KeyUpdated) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{16}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *KeyUpdated) GetDisplayName() string {
@@ -2152,7 +2616,7 @@ type KeyArchived struct {
 
 func (x *KeyArchived) Reset() {
 	*x = KeyArchived{}
-	mi := &file_events_v1_events_proto_msgTypes[17]
+	mi := &file_events_v1_events_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2164,7 +2628,7 @@ func (x *KeyArchived) String() string {
 func (*KeyArchived) ProtoMessage() {}
 
 func (x *KeyArchived) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[17]
+	mi := &file_events_v1_events_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +2641,7 @@ func (x *KeyArchived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyArchived.ProtoReflect.Descriptor instead.
 func (*KeyArchived) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{17}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{24}
 }
 
 // KeyUnarchived ends KeyArchived and leaves the key disabled.
@@ -2189,7 +2653,7 @@ type KeyUnarchived struct {
 
 func (x *KeyUnarchived) Reset() {
 	*x = KeyUnarchived{}
-	mi := &file_events_v1_events_proto_msgTypes[18]
+	mi := &file_events_v1_events_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2665,7 @@ func (x *KeyUnarchived) String() string {
 func (*KeyUnarchived) ProtoMessage() {}
 
 func (x *KeyUnarchived) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[18]
+	mi := &file_events_v1_events_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2678,7 @@ func (x *KeyUnarchived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUnarchived.ProtoReflect.Descriptor instead.
 func (*KeyUnarchived) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{18}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{25}
 }
 
 // KeyExpired says that the key's expire time has come.
@@ -2226,7 +2690,7 @@ type KeyExpired struct {
 
 func (x *KeyExpired) Reset() {
 	*x = KeyExpired{}
-	mi := &file_events_v1_events_proto_msgTypes[19]
+	mi := &file_events_v1_events_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2238,7 +2702,7 @@ func (x *KeyExpired) String() string {
 func (*KeyExpired) ProtoMessage() {}
 
 func (x *KeyExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[19]
+	mi := &file_events_v1_events_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2251,7 +2715,7 @@ func (x *KeyExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyExpired.ProtoReflect.Descriptor instead.
 func (*KeyExpired) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{19}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{26}
 }
 
 // KeyExpiryChanged moves the expire time.
@@ -2265,7 +2729,7 @@ type KeyExpiryChanged struct {
 
 func (x *KeyExpiryChanged) Reset() {
 	*x = KeyExpiryChanged{}
-	mi := &file_events_v1_events_proto_msgTypes[20]
+	mi := &file_events_v1_events_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2741,7 @@ func (x *KeyExpiryChanged) String() string {
 func (*KeyExpiryChanged) ProtoMessage() {}
 
 func (x *KeyExpiryChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[20]
+	mi := &file_events_v1_events_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2754,7 @@ func (x *KeyExpiryChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyExpiryChanged.ProtoReflect.Descriptor instead.
 func (*KeyExpiryChanged) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{20}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *KeyExpiryChanged) GetExpireTimeMicros() int64 {
@@ -2310,7 +2774,7 @@ type KeyManagerChanged struct {
 
 func (x *KeyManagerChanged) Reset() {
 	*x = KeyManagerChanged{}
-	mi := &file_events_v1_events_proto_msgTypes[21]
+	mi := &file_events_v1_events_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2786,7 @@ func (x *KeyManagerChanged) String() string {
 func (*KeyManagerChanged) ProtoMessage() {}
 
 func (x *KeyManagerChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[21]
+	mi := &file_events_v1_events_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2335,7 +2799,7 @@ func (x *KeyManagerChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyManagerChanged.ProtoReflect.Descriptor instead.
 func (*KeyManagerChanged) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{21}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *KeyManagerChanged) GetManagedBy() string {
@@ -2354,7 +2818,7 @@ type KeyImportAwaited struct {
 
 func (x *KeyImportAwaited) Reset() {
 	*x = KeyImportAwaited{}
-	mi := &file_events_v1_events_proto_msgTypes[22]
+	mi := &file_events_v1_events_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2366,7 +2830,7 @@ func (x *KeyImportAwaited) String() string {
 func (*KeyImportAwaited) ProtoMessage() {}
 
 func (x *KeyImportAwaited) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[22]
+	mi := &file_events_v1_events_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2379,7 +2843,7 @@ func (x *KeyImportAwaited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyImportAwaited.ProtoReflect.Descriptor instead.
 func (*KeyImportAwaited) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{22}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{29}
 }
 
 // AutoRotationEnabled starts automatic rotation.
@@ -2393,7 +2857,7 @@ type AutoRotationEnabled struct {
 
 func (x *AutoRotationEnabled) Reset() {
 	*x = AutoRotationEnabled{}
-	mi := &file_events_v1_events_proto_msgTypes[23]
+	mi := &file_events_v1_events_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2869,7 @@ func (x *AutoRotationEnabled) String() string {
 func (*AutoRotationEnabled) ProtoMessage() {}
 
 func (x *AutoRotationEnabled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[23]
+	mi := &file_events_v1_events_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2882,7 @@ func (x *AutoRotationEnabled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AutoRotationEnabled.ProtoReflect.Descriptor instead.
 func (*AutoRotationEnabled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{23}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AutoRotationEnabled) GetRotationPeriodMicros() int64 {
@@ -2444,7 +2908,7 @@ type AutoRotationDisabled struct {
 
 func (x *AutoRotationDisabled) Reset() {
 	*x = AutoRotationDisabled{}
-	mi := &file_events_v1_events_proto_msgTypes[24]
+	mi := &file_events_v1_events_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2456,7 +2920,7 @@ func (x *AutoRotationDisabled) String() string {
 func (*AutoRotationDisabled) ProtoMessage() {}
 
 func (x *AutoRotationDisabled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[24]
+	mi := &file_events_v1_events_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2469,7 +2933,7 @@ func (x *AutoRotationDisabled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AutoRotationDisabled.ProtoReflect.Descriptor instead.
 func (*AutoRotationDisabled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{24}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{31}
 }
 
 // RotationPeriodChanged gives automatic rotation another period, and with it another next time.
@@ -2483,7 +2947,7 @@ type RotationPeriodChanged struct {
 
 func (x *RotationPeriodChanged) Reset() {
 	*x = RotationPeriodChanged{}
-	mi := &file_events_v1_events_proto_msgTypes[25]
+	mi := &file_events_v1_events_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2959,7 @@ func (x *RotationPeriodChanged) String() string {
 func (*RotationPeriodChanged) ProtoMessage() {}
 
 func (x *RotationPeriodChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[25]
+	mi := &file_events_v1_events_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2972,7 @@ func (x *RotationPeriodChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationPeriodChanged.ProtoReflect.Descriptor instead.
 func (*RotationPeriodChanged) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{25}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RotationPeriodChanged) GetRotationPeriodMicros() int64 {
@@ -2535,7 +2999,7 @@ type RotationScheduled struct {
 
 func (x *RotationScheduled) Reset() {
 	*x = RotationScheduled{}
-	mi := &file_events_v1_events_proto_msgTypes[26]
+	mi := &file_events_v1_events_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2547,7 +3011,7 @@ func (x *RotationScheduled) String() string {
 func (*RotationScheduled) ProtoMessage() {}
 
 func (x *RotationScheduled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[26]
+	mi := &file_events_v1_events_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2560,7 +3024,7 @@ func (x *RotationScheduled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationScheduled.ProtoReflect.Descriptor instead.
 func (*RotationScheduled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{26}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RotationScheduled) GetNextRotationTimeMicros() int64 {
@@ -2581,7 +3045,7 @@ type MaxUsesChanged struct {
 
 func (x *MaxUsesChanged) Reset() {
 	*x = MaxUsesChanged{}
-	mi := &file_events_v1_events_proto_msgTypes[27]
+	mi := &file_events_v1_events_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +3057,7 @@ func (x *MaxUsesChanged) String() string {
 func (*MaxUsesChanged) ProtoMessage() {}
 
 func (x *MaxUsesChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[27]
+	mi := &file_events_v1_events_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +3070,7 @@ func (x *MaxUsesChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaxUsesChanged.ProtoReflect.Descriptor instead.
 func (*MaxUsesChanged) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{27}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MaxUsesChanged) GetMaxUsesPerVersion() uint64 {
@@ -2627,7 +3091,7 @@ type UsesLeased struct {
 
 func (x *UsesLeased) Reset() {
 	*x = UsesLeased{}
-	mi := &file_events_v1_events_proto_msgTypes[28]
+	mi := &file_events_v1_events_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +3103,7 @@ func (x *UsesLeased) String() string {
 func (*UsesLeased) ProtoMessage() {}
 
 func (x *UsesLeased) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[28]
+	mi := &file_events_v1_events_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +3116,7 @@ func (x *UsesLeased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsesLeased.ProtoReflect.Descriptor instead.
 func (*UsesLeased) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{28}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UsesLeased) GetVersion() int32 {
@@ -2680,7 +3144,7 @@ type KeyVersionDestructionScheduled struct {
 
 func (x *KeyVersionDestructionScheduled) Reset() {
 	*x = KeyVersionDestructionScheduled{}
-	mi := &file_events_v1_events_proto_msgTypes[29]
+	mi := &file_events_v1_events_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +3156,7 @@ func (x *KeyVersionDestructionScheduled) String() string {
 func (*KeyVersionDestructionScheduled) ProtoMessage() {}
 
 func (x *KeyVersionDestructionScheduled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[29]
+	mi := &file_events_v1_events_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +3169,7 @@ func (x *KeyVersionDestructionScheduled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersionDestructionScheduled.ProtoReflect.Descriptor instead.
 func (*KeyVersionDestructionScheduled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{29}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *KeyVersionDestructionScheduled) GetVersion() int32 {
@@ -2732,7 +3196,7 @@ type KeyVersionRestored struct {
 
 func (x *KeyVersionRestored) Reset() {
 	*x = KeyVersionRestored{}
-	mi := &file_events_v1_events_proto_msgTypes[30]
+	mi := &file_events_v1_events_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +3208,7 @@ func (x *KeyVersionRestored) String() string {
 func (*KeyVersionRestored) ProtoMessage() {}
 
 func (x *KeyVersionRestored) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[30]
+	mi := &file_events_v1_events_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +3221,7 @@ func (x *KeyVersionRestored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersionRestored.ProtoReflect.Descriptor instead.
 func (*KeyVersionRestored) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{30}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *KeyVersionRestored) GetVersion() int32 {
@@ -2777,7 +3241,7 @@ type KeyVersionDestroyed struct {
 
 func (x *KeyVersionDestroyed) Reset() {
 	*x = KeyVersionDestroyed{}
-	mi := &file_events_v1_events_proto_msgTypes[31]
+	mi := &file_events_v1_events_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +3253,7 @@ func (x *KeyVersionDestroyed) String() string {
 func (*KeyVersionDestroyed) ProtoMessage() {}
 
 func (x *KeyVersionDestroyed) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[31]
+	mi := &file_events_v1_events_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +3266,7 @@ func (x *KeyVersionDestroyed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersionDestroyed.ProtoReflect.Descriptor instead.
 func (*KeyVersionDestroyed) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{31}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *KeyVersionDestroyed) GetVersion() int32 {
@@ -2827,7 +3291,7 @@ type KeyVersionImported struct {
 
 func (x *KeyVersionImported) Reset() {
 	*x = KeyVersionImported{}
-	mi := &file_events_v1_events_proto_msgTypes[32]
+	mi := &file_events_v1_events_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +3303,7 @@ func (x *KeyVersionImported) String() string {
 func (*KeyVersionImported) ProtoMessage() {}
 
 func (x *KeyVersionImported) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[32]
+	mi := &file_events_v1_events_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +3316,7 @@ func (x *KeyVersionImported) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyVersionImported.ProtoReflect.Descriptor instead.
 func (*KeyVersionImported) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{32}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *KeyVersionImported) GetVersion() int32 {
@@ -2900,7 +3364,7 @@ type KeyMaterialDeleted struct {
 
 func (x *KeyMaterialDeleted) Reset() {
 	*x = KeyMaterialDeleted{}
-	mi := &file_events_v1_events_proto_msgTypes[33]
+	mi := &file_events_v1_events_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +3376,7 @@ func (x *KeyMaterialDeleted) String() string {
 func (*KeyMaterialDeleted) ProtoMessage() {}
 
 func (x *KeyMaterialDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[33]
+	mi := &file_events_v1_events_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +3389,7 @@ func (x *KeyMaterialDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyMaterialDeleted.ProtoReflect.Descriptor instead.
 func (*KeyMaterialDeleted) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{33}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *KeyMaterialDeleted) GetVersion() int32 {
@@ -2946,7 +3410,7 @@ type UsageBound struct {
 
 func (x *UsageBound) Reset() {
 	*x = UsageBound{}
-	mi := &file_events_v1_events_proto_msgTypes[34]
+	mi := &file_events_v1_events_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2958,7 +3422,7 @@ func (x *UsageBound) String() string {
 func (*UsageBound) ProtoMessage() {}
 
 func (x *UsageBound) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[34]
+	mi := &file_events_v1_events_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2971,7 +3435,7 @@ func (x *UsageBound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageBound.ProtoReflect.Descriptor instead.
 func (*UsageBound) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{34}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UsageBound) GetResource() string {
@@ -2998,7 +3462,7 @@ type UsageUnbound struct {
 
 func (x *UsageUnbound) Reset() {
 	*x = UsageUnbound{}
-	mi := &file_events_v1_events_proto_msgTypes[35]
+	mi := &file_events_v1_events_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3474,7 @@ func (x *UsageUnbound) String() string {
 func (*UsageUnbound) ProtoMessage() {}
 
 func (x *UsageUnbound) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[35]
+	mi := &file_events_v1_events_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3487,7 @@ func (x *UsageUnbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageUnbound.ProtoReflect.Descriptor instead.
 func (*UsageUnbound) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{35}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UsageUnbound) GetResource() string {
@@ -3045,7 +3509,7 @@ type MaterialErased struct {
 
 func (x *MaterialErased) Reset() {
 	*x = MaterialErased{}
-	mi := &file_events_v1_events_proto_msgTypes[36]
+	mi := &file_events_v1_events_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3057,7 +3521,7 @@ func (x *MaterialErased) String() string {
 func (*MaterialErased) ProtoMessage() {}
 
 func (x *MaterialErased) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[36]
+	mi := &file_events_v1_events_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +3534,7 @@ func (x *MaterialErased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaterialErased.ProtoReflect.Descriptor instead.
 func (*MaterialErased) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{36}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MaterialErased) GetVersion() int32 {
@@ -3099,7 +3563,7 @@ type MaterialErasureFailed struct {
 
 func (x *MaterialErasureFailed) Reset() {
 	*x = MaterialErasureFailed{}
-	mi := &file_events_v1_events_proto_msgTypes[37]
+	mi := &file_events_v1_events_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3111,7 +3575,7 @@ func (x *MaterialErasureFailed) String() string {
 func (*MaterialErasureFailed) ProtoMessage() {}
 
 func (x *MaterialErasureFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[37]
+	mi := &file_events_v1_events_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3124,7 +3588,7 @@ func (x *MaterialErasureFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaterialErasureFailed.ProtoReflect.Descriptor instead.
 func (*MaterialErasureFailed) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{37}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MaterialErasureFailed) GetVersion() int32 {
@@ -3160,7 +3624,7 @@ type KeyRingCreated struct {
 
 func (x *KeyRingCreated) Reset() {
 	*x = KeyRingCreated{}
-	mi := &file_events_v1_events_proto_msgTypes[38]
+	mi := &file_events_v1_events_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3172,7 +3636,7 @@ func (x *KeyRingCreated) String() string {
 func (*KeyRingCreated) ProtoMessage() {}
 
 func (x *KeyRingCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[38]
+	mi := &file_events_v1_events_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3185,7 +3649,7 @@ func (x *KeyRingCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRingCreated.ProtoReflect.Descriptor instead.
 func (*KeyRingCreated) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{38}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *KeyRingCreated) GetName() string {
@@ -3218,7 +3682,7 @@ type KeyRingArchived struct {
 
 func (x *KeyRingArchived) Reset() {
 	*x = KeyRingArchived{}
-	mi := &file_events_v1_events_proto_msgTypes[39]
+	mi := &file_events_v1_events_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +3694,7 @@ func (x *KeyRingArchived) String() string {
 func (*KeyRingArchived) ProtoMessage() {}
 
 func (x *KeyRingArchived) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[39]
+	mi := &file_events_v1_events_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +3707,7 @@ func (x *KeyRingArchived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRingArchived.ProtoReflect.Descriptor instead.
 func (*KeyRingArchived) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{39}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{46}
 }
 
 // KeyRingUnarchived ends KeyRingArchived.
@@ -3255,7 +3719,7 @@ type KeyRingUnarchived struct {
 
 func (x *KeyRingUnarchived) Reset() {
 	*x = KeyRingUnarchived{}
-	mi := &file_events_v1_events_proto_msgTypes[40]
+	mi := &file_events_v1_events_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3731,7 @@ func (x *KeyRingUnarchived) String() string {
 func (*KeyRingUnarchived) ProtoMessage() {}
 
 func (x *KeyRingUnarchived) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[40]
+	mi := &file_events_v1_events_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3744,7 @@ func (x *KeyRingUnarchived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRingUnarchived.ProtoReflect.Descriptor instead.
 func (*KeyRingUnarchived) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{40}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{47}
 }
 
 // KeyAliasSet makes the alias stand for a key, and for no other any more.
@@ -3295,7 +3759,7 @@ type KeyAliasSet struct {
 
 func (x *KeyAliasSet) Reset() {
 	*x = KeyAliasSet{}
-	mi := &file_events_v1_events_proto_msgTypes[41]
+	mi := &file_events_v1_events_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3307,7 +3771,7 @@ func (x *KeyAliasSet) String() string {
 func (*KeyAliasSet) ProtoMessage() {}
 
 func (x *KeyAliasSet) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[41]
+	mi := &file_events_v1_events_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3320,7 +3784,7 @@ func (x *KeyAliasSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliasSet.ProtoReflect.Descriptor instead.
 func (*KeyAliasSet) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{41}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *KeyAliasSet) GetName() string {
@@ -3353,7 +3817,7 @@ type KeyAliasRemoved struct {
 
 func (x *KeyAliasRemoved) Reset() {
 	*x = KeyAliasRemoved{}
-	mi := &file_events_v1_events_proto_msgTypes[42]
+	mi := &file_events_v1_events_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3365,7 +3829,7 @@ func (x *KeyAliasRemoved) String() string {
 func (*KeyAliasRemoved) ProtoMessage() {}
 
 func (x *KeyAliasRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[42]
+	mi := &file_events_v1_events_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3378,7 +3842,7 @@ func (x *KeyAliasRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyAliasRemoved.ProtoReflect.Descriptor instead.
 func (*KeyAliasRemoved) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{42}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{49}
 }
 
 // ImportJobCreated is the first event of every import job. It names material that is already stored.
@@ -3402,7 +3866,7 @@ type ImportJobCreated struct {
 
 func (x *ImportJobCreated) Reset() {
 	*x = ImportJobCreated{}
-	mi := &file_events_v1_events_proto_msgTypes[43]
+	mi := &file_events_v1_events_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3414,7 +3878,7 @@ func (x *ImportJobCreated) String() string {
 func (*ImportJobCreated) ProtoMessage() {}
 
 func (x *ImportJobCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[43]
+	mi := &file_events_v1_events_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3427,7 +3891,7 @@ func (x *ImportJobCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportJobCreated.ProtoReflect.Descriptor instead.
 func (*ImportJobCreated) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{43}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ImportJobCreated) GetUid() []byte {
@@ -3507,7 +3971,7 @@ type ImportJobUsed struct {
 
 func (x *ImportJobUsed) Reset() {
 	*x = ImportJobUsed{}
-	mi := &file_events_v1_events_proto_msgTypes[44]
+	mi := &file_events_v1_events_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3519,7 +3983,7 @@ func (x *ImportJobUsed) String() string {
 func (*ImportJobUsed) ProtoMessage() {}
 
 func (x *ImportJobUsed) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[44]
+	mi := &file_events_v1_events_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3532,7 +3996,7 @@ func (x *ImportJobUsed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportJobUsed.ProtoReflect.Descriptor instead.
 func (*ImportJobUsed) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{44}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ImportJobUsed) GetDigest() []byte {
@@ -3566,7 +4030,7 @@ type ImportCompleted struct {
 
 func (x *ImportCompleted) Reset() {
 	*x = ImportCompleted{}
-	mi := &file_events_v1_events_proto_msgTypes[45]
+	mi := &file_events_v1_events_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3578,7 +4042,7 @@ func (x *ImportCompleted) String() string {
 func (*ImportCompleted) ProtoMessage() {}
 
 func (x *ImportCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[45]
+	mi := &file_events_v1_events_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3591,7 +4055,7 @@ func (x *ImportCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCompleted.ProtoReflect.Descriptor instead.
 func (*ImportCompleted) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{45}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ImportCompleted) GetDigest() []byte {
@@ -3610,7 +4074,7 @@ type ImportJobExpired struct {
 
 func (x *ImportJobExpired) Reset() {
 	*x = ImportJobExpired{}
-	mi := &file_events_v1_events_proto_msgTypes[46]
+	mi := &file_events_v1_events_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3622,7 +4086,7 @@ func (x *ImportJobExpired) String() string {
 func (*ImportJobExpired) ProtoMessage() {}
 
 func (x *ImportJobExpired) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[46]
+	mi := &file_events_v1_events_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3635,7 +4099,7 @@ func (x *ImportJobExpired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportJobExpired.ProtoReflect.Descriptor instead.
 func (*ImportJobExpired) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{46}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{53}
 }
 
 // ImportJobCanceled ends the job before its time. Its key is erased after this event.
@@ -3647,7 +4111,7 @@ type ImportJobCanceled struct {
 
 func (x *ImportJobCanceled) Reset() {
 	*x = ImportJobCanceled{}
-	mi := &file_events_v1_events_proto_msgTypes[47]
+	mi := &file_events_v1_events_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3659,7 +4123,7 @@ func (x *ImportJobCanceled) String() string {
 func (*ImportJobCanceled) ProtoMessage() {}
 
 func (x *ImportJobCanceled) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[47]
+	mi := &file_events_v1_events_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3672,7 +4136,7 @@ func (x *ImportJobCanceled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportJobCanceled.ProtoReflect.Descriptor instead.
 func (*ImportJobCanceled) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{47}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{54}
 }
 
 // ImportJobKeyErased says that the job's private key was removed from the material store.
@@ -3684,7 +4148,7 @@ type ImportJobKeyErased struct {
 
 func (x *ImportJobKeyErased) Reset() {
 	*x = ImportJobKeyErased{}
-	mi := &file_events_v1_events_proto_msgTypes[48]
+	mi := &file_events_v1_events_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3696,7 +4160,7 @@ func (x *ImportJobKeyErased) String() string {
 func (*ImportJobKeyErased) ProtoMessage() {}
 
 func (x *ImportJobKeyErased) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[48]
+	mi := &file_events_v1_events_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3709,7 +4173,7 @@ func (x *ImportJobKeyErased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportJobKeyErased.ProtoReflect.Descriptor instead.
 func (*ImportJobKeyErased) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{48}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{55}
 }
 
 // ActivityBatch is one message of KMS_ACTIVITY: records that became durable together. A record is complete in itself, so
@@ -3724,7 +4188,7 @@ type ActivityBatch struct {
 
 func (x *ActivityBatch) Reset() {
 	*x = ActivityBatch{}
-	mi := &file_events_v1_events_proto_msgTypes[49]
+	mi := &file_events_v1_events_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3736,7 +4200,7 @@ func (x *ActivityBatch) String() string {
 func (*ActivityBatch) ProtoMessage() {}
 
 func (x *ActivityBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[49]
+	mi := &file_events_v1_events_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3749,7 +4213,7 @@ func (x *ActivityBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityBatch.ProtoReflect.Descriptor instead.
 func (*ActivityBatch) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{49}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ActivityBatch) GetRecords() []*ActivityRecord {
@@ -3795,7 +4259,7 @@ type ActivityRecord struct {
 
 func (x *ActivityRecord) Reset() {
 	*x = ActivityRecord{}
-	mi := &file_events_v1_events_proto_msgTypes[50]
+	mi := &file_events_v1_events_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3807,7 +4271,7 @@ func (x *ActivityRecord) String() string {
 func (*ActivityRecord) ProtoMessage() {}
 
 func (x *ActivityRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[50]
+	mi := &file_events_v1_events_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3820,7 +4284,7 @@ func (x *ActivityRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivityRecord.ProtoReflect.Descriptor instead.
 func (*ActivityRecord) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{50}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ActivityRecord) GetTimeMicros() int64 {
@@ -3968,7 +4432,7 @@ type MaterialBlob struct {
 
 func (x *MaterialBlob) Reset() {
 	*x = MaterialBlob{}
-	mi := &file_events_v1_events_proto_msgTypes[51]
+	mi := &file_events_v1_events_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3980,7 +4444,7 @@ func (x *MaterialBlob) String() string {
 func (*MaterialBlob) ProtoMessage() {}
 
 func (x *MaterialBlob) ProtoReflect() protoreflect.Message {
-	mi := &file_events_v1_events_proto_msgTypes[51]
+	mi := &file_events_v1_events_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3993,7 +4457,7 @@ func (x *MaterialBlob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaterialBlob.ProtoReflect.Descriptor instead.
 func (*MaterialBlob) Descriptor() ([]byte, []int) {
-	return file_events_v1_events_proto_rawDescGZIP(), []int{51}
+	return file_events_v1_events_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *MaterialBlob) GetBlob() []byte {
@@ -4045,7 +4509,7 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\x0ecorrelation_id\x18\b \x01(\tR\rcorrelationId\x12\x19\n" +
 	"\btrace_id\x18\t \x01(\fR\atraceId\x12!\n" +
 	"\faddress_zone\x18\n" +
-	" \x01(\tR\vaddressZone\"\xc2\x1a\n" +
+	" \x01(\tR\vaddressZone\"\x91\x1e\n" +
 	"\x05Event\x128\n" +
 	"\vkey_created\x18\x01 \x01(\v2\x15.events.v1.KeyCreatedH\x00R\n" +
 	"keyCreated\x12H\n" +
@@ -4087,7 +4551,14 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"usageBound\x12>\n" +
 	"\rusage_unbound\x18  \x01(\v2\x17.events.v1.UsageUnboundH\x00R\fusageUnbound\x12;\n" +
 	"\fsite_created\x18d \x01(\v2\x16.events.v1.SiteCreatedH\x00R\vsiteCreated\x12;\n" +
-	"\froot_created\x18e \x01(\v2\x16.events.v1.RootCreatedH\x00R\vrootCreated\x12F\n" +
+	"\froot_created\x18e \x01(\v2\x16.events.v1.RootCreatedH\x00R\vrootCreated\x12>\n" +
+	"\rshred_started\x18f \x01(\v2\x17.events.v1.ShredStartedH\x00R\fshredStarted\x12;\n" +
+	"\froot_planned\x18g \x01(\v2\x16.events.v1.RootPlannedH\x00R\vrootPlanned\x12;\n" +
+	"\froot_adopted\x18h \x01(\v2\x16.events.v1.RootAdoptedH\x00R\vrootAdopted\x12M\n" +
+	"\x12material_rewrapped\x18i \x01(\v2\x1c.events.v1.MaterialRewrappedH\x00R\x11materialRewrapped\x12;\n" +
+	"\froot_retired\x18j \x01(\v2\x16.events.v1.RootRetiredH\x00R\vrootRetired\x12A\n" +
+	"\x0eroot_destroyed\x18k \x01(\v2\x18.events.v1.RootDestroyedH\x00R\rrootDestroyed\x12D\n" +
+	"\x0fshred_completed\x18l \x01(\v2\x19.events.v1.ShredCompletedH\x00R\x0eshredCompleted\x12F\n" +
 	"\x10key_ring_created\x18\xc8\x01 \x01(\v2\x19.events.v1.KeyRingCreatedH\x00R\x0ekeyRingCreated\x12I\n" +
 	"\x11key_ring_archived\x18\xc9\x01 \x01(\v2\x1a.events.v1.KeyRingArchivedH\x00R\x0fkeyRingArchived\x12O\n" +
 	"\x13key_ring_unarchived\x18\xca\x01 \x01(\v2\x1c.events.v1.KeyRingUnarchivedH\x00R\x11keyRingUnarchived\x12=\n" +
@@ -4105,7 +4576,26 @@ const file_events_v1_events_proto_rawDesc = "" +
 	"\vRootCreated\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\bsentinel\x18\x02 \x01(\fR\bsentinel\x12!\n" +
-	"\ftoken_serial\x18\x03 \x01(\tR\vtokenSerial\"\xbb\x05\n" +
+	"\ftoken_serial\x18\x03 \x01(\tR\vtokenSerial\"@\n" +
+	"\fShredStarted\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12 \n" +
+	"\fno_backup_ok\x18\x02 \x01(\bR\n" +
+	"noBackupOk\"1\n" +
+	"\vRootPlanned\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\fR\x04node\"3\n" +
+	"\vRootAdopted\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05nodes\x18\x02 \x03(\fR\x05nodes\"E\n" +
+	"\x11MaterialRewrapped\x12\x16\n" +
+	"\x06living\x18\x01 \x01(\x04R\x06living\x12\x18\n" +
+	"\aorphans\x18\x02 \x01(\x04R\aorphans\"\x1d\n" +
+	"\vRootRetired\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x1f\n" +
+	"\rRootDestroyed\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\" \n" +
+	"\x0eShredCompleted\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\"\xbb\x05\n" +
 	"\n" +
 	"KeyCreated\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\fR\x03uid\x12\x12\n" +
@@ -4323,7 +4813,7 @@ func file_events_v1_events_proto_rawDescGZIP() []byte {
 }
 
 var file_events_v1_events_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_events_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_events_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_events_v1_events_proto_goTypes = []any{
 	(RequestType)(0),                       // 0: events.v1.RequestType
 	(ProtectionLevel)(0),                   // 1: events.v1.ProtectionLevel
@@ -4335,55 +4825,62 @@ var file_events_v1_events_proto_goTypes = []any{
 	(*Event)(nil),                          // 7: events.v1.Event
 	(*SiteCreated)(nil),                    // 8: events.v1.SiteCreated
 	(*RootCreated)(nil),                    // 9: events.v1.RootCreated
-	(*KeyCreated)(nil),                     // 10: events.v1.KeyCreated
-	(*KeyVersionAdded)(nil),                // 11: events.v1.KeyVersionAdded
-	(*PrimaryVersionSet)(nil),              // 12: events.v1.PrimaryVersionSet
-	(*KeyEnabled)(nil),                     // 13: events.v1.KeyEnabled
-	(*KeyDisabled)(nil),                    // 14: events.v1.KeyDisabled
-	(*KeyVersionEnabled)(nil),              // 15: events.v1.KeyVersionEnabled
-	(*KeyVersionDisabled)(nil),             // 16: events.v1.KeyVersionDisabled
-	(*KeyDeletionScheduled)(nil),           // 17: events.v1.KeyDeletionScheduled
-	(*KeyDeletionCanceled)(nil),            // 18: events.v1.KeyDeletionCanceled
-	(*KeyDestroyed)(nil),                   // 19: events.v1.KeyDestroyed
-	(*KeyUpdated)(nil),                     // 20: events.v1.KeyUpdated
-	(*KeyArchived)(nil),                    // 21: events.v1.KeyArchived
-	(*KeyUnarchived)(nil),                  // 22: events.v1.KeyUnarchived
-	(*KeyExpired)(nil),                     // 23: events.v1.KeyExpired
-	(*KeyExpiryChanged)(nil),               // 24: events.v1.KeyExpiryChanged
-	(*KeyManagerChanged)(nil),              // 25: events.v1.KeyManagerChanged
-	(*KeyImportAwaited)(nil),               // 26: events.v1.KeyImportAwaited
-	(*AutoRotationEnabled)(nil),            // 27: events.v1.AutoRotationEnabled
-	(*AutoRotationDisabled)(nil),           // 28: events.v1.AutoRotationDisabled
-	(*RotationPeriodChanged)(nil),          // 29: events.v1.RotationPeriodChanged
-	(*RotationScheduled)(nil),              // 30: events.v1.RotationScheduled
-	(*MaxUsesChanged)(nil),                 // 31: events.v1.MaxUsesChanged
-	(*UsesLeased)(nil),                     // 32: events.v1.UsesLeased
-	(*KeyVersionDestructionScheduled)(nil), // 33: events.v1.KeyVersionDestructionScheduled
-	(*KeyVersionRestored)(nil),             // 34: events.v1.KeyVersionRestored
-	(*KeyVersionDestroyed)(nil),            // 35: events.v1.KeyVersionDestroyed
-	(*KeyVersionImported)(nil),             // 36: events.v1.KeyVersionImported
-	(*KeyMaterialDeleted)(nil),             // 37: events.v1.KeyMaterialDeleted
-	(*UsageBound)(nil),                     // 38: events.v1.UsageBound
-	(*UsageUnbound)(nil),                   // 39: events.v1.UsageUnbound
-	(*MaterialErased)(nil),                 // 40: events.v1.MaterialErased
-	(*MaterialErasureFailed)(nil),          // 41: events.v1.MaterialErasureFailed
-	(*KeyRingCreated)(nil),                 // 42: events.v1.KeyRingCreated
-	(*KeyRingArchived)(nil),                // 43: events.v1.KeyRingArchived
-	(*KeyRingUnarchived)(nil),              // 44: events.v1.KeyRingUnarchived
-	(*KeyAliasSet)(nil),                    // 45: events.v1.KeyAliasSet
-	(*KeyAliasRemoved)(nil),                // 46: events.v1.KeyAliasRemoved
-	(*ImportJobCreated)(nil),               // 47: events.v1.ImportJobCreated
-	(*ImportJobUsed)(nil),                  // 48: events.v1.ImportJobUsed
-	(*ImportCompleted)(nil),                // 49: events.v1.ImportCompleted
-	(*ImportJobExpired)(nil),               // 50: events.v1.ImportJobExpired
-	(*ImportJobCanceled)(nil),              // 51: events.v1.ImportJobCanceled
-	(*ImportJobKeyErased)(nil),             // 52: events.v1.ImportJobKeyErased
-	(*ActivityBatch)(nil),                  // 53: events.v1.ActivityBatch
-	(*ActivityRecord)(nil),                 // 54: events.v1.ActivityRecord
-	(*MaterialBlob)(nil),                   // 55: events.v1.MaterialBlob
-	nil,                                    // 56: events.v1.KeyCreated.LabelsEntry
-	nil,                                    // 57: events.v1.KeyUpdated.LabelsEntry
-	nil,                                    // 58: events.v1.KeyRingCreated.LabelsEntry
+	(*ShredStarted)(nil),                   // 10: events.v1.ShredStarted
+	(*RootPlanned)(nil),                    // 11: events.v1.RootPlanned
+	(*RootAdopted)(nil),                    // 12: events.v1.RootAdopted
+	(*MaterialRewrapped)(nil),              // 13: events.v1.MaterialRewrapped
+	(*RootRetired)(nil),                    // 14: events.v1.RootRetired
+	(*RootDestroyed)(nil),                  // 15: events.v1.RootDestroyed
+	(*ShredCompleted)(nil),                 // 16: events.v1.ShredCompleted
+	(*KeyCreated)(nil),                     // 17: events.v1.KeyCreated
+	(*KeyVersionAdded)(nil),                // 18: events.v1.KeyVersionAdded
+	(*PrimaryVersionSet)(nil),              // 19: events.v1.PrimaryVersionSet
+	(*KeyEnabled)(nil),                     // 20: events.v1.KeyEnabled
+	(*KeyDisabled)(nil),                    // 21: events.v1.KeyDisabled
+	(*KeyVersionEnabled)(nil),              // 22: events.v1.KeyVersionEnabled
+	(*KeyVersionDisabled)(nil),             // 23: events.v1.KeyVersionDisabled
+	(*KeyDeletionScheduled)(nil),           // 24: events.v1.KeyDeletionScheduled
+	(*KeyDeletionCanceled)(nil),            // 25: events.v1.KeyDeletionCanceled
+	(*KeyDestroyed)(nil),                   // 26: events.v1.KeyDestroyed
+	(*KeyUpdated)(nil),                     // 27: events.v1.KeyUpdated
+	(*KeyArchived)(nil),                    // 28: events.v1.KeyArchived
+	(*KeyUnarchived)(nil),                  // 29: events.v1.KeyUnarchived
+	(*KeyExpired)(nil),                     // 30: events.v1.KeyExpired
+	(*KeyExpiryChanged)(nil),               // 31: events.v1.KeyExpiryChanged
+	(*KeyManagerChanged)(nil),              // 32: events.v1.KeyManagerChanged
+	(*KeyImportAwaited)(nil),               // 33: events.v1.KeyImportAwaited
+	(*AutoRotationEnabled)(nil),            // 34: events.v1.AutoRotationEnabled
+	(*AutoRotationDisabled)(nil),           // 35: events.v1.AutoRotationDisabled
+	(*RotationPeriodChanged)(nil),          // 36: events.v1.RotationPeriodChanged
+	(*RotationScheduled)(nil),              // 37: events.v1.RotationScheduled
+	(*MaxUsesChanged)(nil),                 // 38: events.v1.MaxUsesChanged
+	(*UsesLeased)(nil),                     // 39: events.v1.UsesLeased
+	(*KeyVersionDestructionScheduled)(nil), // 40: events.v1.KeyVersionDestructionScheduled
+	(*KeyVersionRestored)(nil),             // 41: events.v1.KeyVersionRestored
+	(*KeyVersionDestroyed)(nil),            // 42: events.v1.KeyVersionDestroyed
+	(*KeyVersionImported)(nil),             // 43: events.v1.KeyVersionImported
+	(*KeyMaterialDeleted)(nil),             // 44: events.v1.KeyMaterialDeleted
+	(*UsageBound)(nil),                     // 45: events.v1.UsageBound
+	(*UsageUnbound)(nil),                   // 46: events.v1.UsageUnbound
+	(*MaterialErased)(nil),                 // 47: events.v1.MaterialErased
+	(*MaterialErasureFailed)(nil),          // 48: events.v1.MaterialErasureFailed
+	(*KeyRingCreated)(nil),                 // 49: events.v1.KeyRingCreated
+	(*KeyRingArchived)(nil),                // 50: events.v1.KeyRingArchived
+	(*KeyRingUnarchived)(nil),              // 51: events.v1.KeyRingUnarchived
+	(*KeyAliasSet)(nil),                    // 52: events.v1.KeyAliasSet
+	(*KeyAliasRemoved)(nil),                // 53: events.v1.KeyAliasRemoved
+	(*ImportJobCreated)(nil),               // 54: events.v1.ImportJobCreated
+	(*ImportJobUsed)(nil),                  // 55: events.v1.ImportJobUsed
+	(*ImportCompleted)(nil),                // 56: events.v1.ImportCompleted
+	(*ImportJobExpired)(nil),               // 57: events.v1.ImportJobExpired
+	(*ImportJobCanceled)(nil),              // 58: events.v1.ImportJobCanceled
+	(*ImportJobKeyErased)(nil),             // 59: events.v1.ImportJobKeyErased
+	(*ActivityBatch)(nil),                  // 60: events.v1.ActivityBatch
+	(*ActivityRecord)(nil),                 // 61: events.v1.ActivityRecord
+	(*MaterialBlob)(nil),                   // 62: events.v1.MaterialBlob
+	nil,                                    // 63: events.v1.KeyCreated.LabelsEntry
+	nil,                                    // 64: events.v1.KeyUpdated.LabelsEntry
+	nil,                                    // 65: events.v1.KeyRingCreated.LabelsEntry
 }
 var file_events_v1_events_proto_depIdxs = []int32{
 	5,  // 0: events.v1.Commit.metadata:type_name -> events.v1.Metadata
@@ -4391,64 +4888,71 @@ var file_events_v1_events_proto_depIdxs = []int32{
 	6,  // 2: events.v1.Metadata.caller:type_name -> events.v1.Caller
 	1,  // 3: events.v1.Metadata.protection_level:type_name -> events.v1.ProtectionLevel
 	0,  // 4: events.v1.Caller.request_type:type_name -> events.v1.RequestType
-	10, // 5: events.v1.Event.key_created:type_name -> events.v1.KeyCreated
-	11, // 6: events.v1.Event.key_version_added:type_name -> events.v1.KeyVersionAdded
-	12, // 7: events.v1.Event.primary_version_set:type_name -> events.v1.PrimaryVersionSet
-	13, // 8: events.v1.Event.key_enabled:type_name -> events.v1.KeyEnabled
-	14, // 9: events.v1.Event.key_disabled:type_name -> events.v1.KeyDisabled
-	15, // 10: events.v1.Event.key_version_enabled:type_name -> events.v1.KeyVersionEnabled
-	16, // 11: events.v1.Event.key_version_disabled:type_name -> events.v1.KeyVersionDisabled
-	17, // 12: events.v1.Event.key_deletion_scheduled:type_name -> events.v1.KeyDeletionScheduled
-	18, // 13: events.v1.Event.key_deletion_canceled:type_name -> events.v1.KeyDeletionCanceled
-	19, // 14: events.v1.Event.key_destroyed:type_name -> events.v1.KeyDestroyed
-	20, // 15: events.v1.Event.key_updated:type_name -> events.v1.KeyUpdated
-	40, // 16: events.v1.Event.material_erased:type_name -> events.v1.MaterialErased
-	41, // 17: events.v1.Event.material_erasure_failed:type_name -> events.v1.MaterialErasureFailed
-	21, // 18: events.v1.Event.key_archived:type_name -> events.v1.KeyArchived
-	22, // 19: events.v1.Event.key_unarchived:type_name -> events.v1.KeyUnarchived
-	23, // 20: events.v1.Event.key_expired:type_name -> events.v1.KeyExpired
-	24, // 21: events.v1.Event.key_expiry_changed:type_name -> events.v1.KeyExpiryChanged
-	25, // 22: events.v1.Event.key_manager_changed:type_name -> events.v1.KeyManagerChanged
-	26, // 23: events.v1.Event.key_import_awaited:type_name -> events.v1.KeyImportAwaited
-	27, // 24: events.v1.Event.auto_rotation_enabled:type_name -> events.v1.AutoRotationEnabled
-	28, // 25: events.v1.Event.auto_rotation_disabled:type_name -> events.v1.AutoRotationDisabled
-	29, // 26: events.v1.Event.rotation_period_changed:type_name -> events.v1.RotationPeriodChanged
-	30, // 27: events.v1.Event.rotation_scheduled:type_name -> events.v1.RotationScheduled
-	31, // 28: events.v1.Event.max_uses_changed:type_name -> events.v1.MaxUsesChanged
-	32, // 29: events.v1.Event.uses_leased:type_name -> events.v1.UsesLeased
-	33, // 30: events.v1.Event.key_version_destruction_scheduled:type_name -> events.v1.KeyVersionDestructionScheduled
-	34, // 31: events.v1.Event.key_version_restored:type_name -> events.v1.KeyVersionRestored
-	35, // 32: events.v1.Event.key_version_destroyed:type_name -> events.v1.KeyVersionDestroyed
-	36, // 33: events.v1.Event.key_version_imported:type_name -> events.v1.KeyVersionImported
-	37, // 34: events.v1.Event.key_material_deleted:type_name -> events.v1.KeyMaterialDeleted
-	38, // 35: events.v1.Event.usage_bound:type_name -> events.v1.UsageBound
-	39, // 36: events.v1.Event.usage_unbound:type_name -> events.v1.UsageUnbound
+	17, // 5: events.v1.Event.key_created:type_name -> events.v1.KeyCreated
+	18, // 6: events.v1.Event.key_version_added:type_name -> events.v1.KeyVersionAdded
+	19, // 7: events.v1.Event.primary_version_set:type_name -> events.v1.PrimaryVersionSet
+	20, // 8: events.v1.Event.key_enabled:type_name -> events.v1.KeyEnabled
+	21, // 9: events.v1.Event.key_disabled:type_name -> events.v1.KeyDisabled
+	22, // 10: events.v1.Event.key_version_enabled:type_name -> events.v1.KeyVersionEnabled
+	23, // 11: events.v1.Event.key_version_disabled:type_name -> events.v1.KeyVersionDisabled
+	24, // 12: events.v1.Event.key_deletion_scheduled:type_name -> events.v1.KeyDeletionScheduled
+	25, // 13: events.v1.Event.key_deletion_canceled:type_name -> events.v1.KeyDeletionCanceled
+	26, // 14: events.v1.Event.key_destroyed:type_name -> events.v1.KeyDestroyed
+	27, // 15: events.v1.Event.key_updated:type_name -> events.v1.KeyUpdated
+	47, // 16: events.v1.Event.material_erased:type_name -> events.v1.MaterialErased
+	48, // 17: events.v1.Event.material_erasure_failed:type_name -> events.v1.MaterialErasureFailed
+	28, // 18: events.v1.Event.key_archived:type_name -> events.v1.KeyArchived
+	29, // 19: events.v1.Event.key_unarchived:type_name -> events.v1.KeyUnarchived
+	30, // 20: events.v1.Event.key_expired:type_name -> events.v1.KeyExpired
+	31, // 21: events.v1.Event.key_expiry_changed:type_name -> events.v1.KeyExpiryChanged
+	32, // 22: events.v1.Event.key_manager_changed:type_name -> events.v1.KeyManagerChanged
+	33, // 23: events.v1.Event.key_import_awaited:type_name -> events.v1.KeyImportAwaited
+	34, // 24: events.v1.Event.auto_rotation_enabled:type_name -> events.v1.AutoRotationEnabled
+	35, // 25: events.v1.Event.auto_rotation_disabled:type_name -> events.v1.AutoRotationDisabled
+	36, // 26: events.v1.Event.rotation_period_changed:type_name -> events.v1.RotationPeriodChanged
+	37, // 27: events.v1.Event.rotation_scheduled:type_name -> events.v1.RotationScheduled
+	38, // 28: events.v1.Event.max_uses_changed:type_name -> events.v1.MaxUsesChanged
+	39, // 29: events.v1.Event.uses_leased:type_name -> events.v1.UsesLeased
+	40, // 30: events.v1.Event.key_version_destruction_scheduled:type_name -> events.v1.KeyVersionDestructionScheduled
+	41, // 31: events.v1.Event.key_version_restored:type_name -> events.v1.KeyVersionRestored
+	42, // 32: events.v1.Event.key_version_destroyed:type_name -> events.v1.KeyVersionDestroyed
+	43, // 33: events.v1.Event.key_version_imported:type_name -> events.v1.KeyVersionImported
+	44, // 34: events.v1.Event.key_material_deleted:type_name -> events.v1.KeyMaterialDeleted
+	45, // 35: events.v1.Event.usage_bound:type_name -> events.v1.UsageBound
+	46, // 36: events.v1.Event.usage_unbound:type_name -> events.v1.UsageUnbound
 	8,  // 37: events.v1.Event.site_created:type_name -> events.v1.SiteCreated
 	9,  // 38: events.v1.Event.root_created:type_name -> events.v1.RootCreated
-	42, // 39: events.v1.Event.key_ring_created:type_name -> events.v1.KeyRingCreated
-	43, // 40: events.v1.Event.key_ring_archived:type_name -> events.v1.KeyRingArchived
-	44, // 41: events.v1.Event.key_ring_unarchived:type_name -> events.v1.KeyRingUnarchived
-	45, // 42: events.v1.Event.key_alias_set:type_name -> events.v1.KeyAliasSet
-	46, // 43: events.v1.Event.key_alias_removed:type_name -> events.v1.KeyAliasRemoved
-	47, // 44: events.v1.Event.import_job_created:type_name -> events.v1.ImportJobCreated
-	48, // 45: events.v1.Event.import_job_used:type_name -> events.v1.ImportJobUsed
-	49, // 46: events.v1.Event.import_completed:type_name -> events.v1.ImportCompleted
-	50, // 47: events.v1.Event.import_job_expired:type_name -> events.v1.ImportJobExpired
-	51, // 48: events.v1.Event.import_job_canceled:type_name -> events.v1.ImportJobCanceled
-	52, // 49: events.v1.Event.import_job_key_erased:type_name -> events.v1.ImportJobKeyErased
-	56, // 50: events.v1.KeyCreated.labels:type_name -> events.v1.KeyCreated.LabelsEntry
-	57, // 51: events.v1.KeyUpdated.labels:type_name -> events.v1.KeyUpdated.LabelsEntry
-	58, // 52: events.v1.KeyRingCreated.labels:type_name -> events.v1.KeyRingCreated.LabelsEntry
-	54, // 53: events.v1.ActivityBatch.records:type_name -> events.v1.ActivityRecord
-	2,  // 54: events.v1.ActivityRecord.category:type_name -> events.v1.ActivityRecord.Category
-	3,  // 55: events.v1.ActivityRecord.outcome:type_name -> events.v1.ActivityRecord.Outcome
-	6,  // 56: events.v1.ActivityRecord.caller:type_name -> events.v1.Caller
-	1,  // 57: events.v1.ActivityRecord.protection_level:type_name -> events.v1.ProtectionLevel
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	10, // 39: events.v1.Event.shred_started:type_name -> events.v1.ShredStarted
+	11, // 40: events.v1.Event.root_planned:type_name -> events.v1.RootPlanned
+	12, // 41: events.v1.Event.root_adopted:type_name -> events.v1.RootAdopted
+	13, // 42: events.v1.Event.material_rewrapped:type_name -> events.v1.MaterialRewrapped
+	14, // 43: events.v1.Event.root_retired:type_name -> events.v1.RootRetired
+	15, // 44: events.v1.Event.root_destroyed:type_name -> events.v1.RootDestroyed
+	16, // 45: events.v1.Event.shred_completed:type_name -> events.v1.ShredCompleted
+	49, // 46: events.v1.Event.key_ring_created:type_name -> events.v1.KeyRingCreated
+	50, // 47: events.v1.Event.key_ring_archived:type_name -> events.v1.KeyRingArchived
+	51, // 48: events.v1.Event.key_ring_unarchived:type_name -> events.v1.KeyRingUnarchived
+	52, // 49: events.v1.Event.key_alias_set:type_name -> events.v1.KeyAliasSet
+	53, // 50: events.v1.Event.key_alias_removed:type_name -> events.v1.KeyAliasRemoved
+	54, // 51: events.v1.Event.import_job_created:type_name -> events.v1.ImportJobCreated
+	55, // 52: events.v1.Event.import_job_used:type_name -> events.v1.ImportJobUsed
+	56, // 53: events.v1.Event.import_completed:type_name -> events.v1.ImportCompleted
+	57, // 54: events.v1.Event.import_job_expired:type_name -> events.v1.ImportJobExpired
+	58, // 55: events.v1.Event.import_job_canceled:type_name -> events.v1.ImportJobCanceled
+	59, // 56: events.v1.Event.import_job_key_erased:type_name -> events.v1.ImportJobKeyErased
+	63, // 57: events.v1.KeyCreated.labels:type_name -> events.v1.KeyCreated.LabelsEntry
+	64, // 58: events.v1.KeyUpdated.labels:type_name -> events.v1.KeyUpdated.LabelsEntry
+	65, // 59: events.v1.KeyRingCreated.labels:type_name -> events.v1.KeyRingCreated.LabelsEntry
+	61, // 60: events.v1.ActivityBatch.records:type_name -> events.v1.ActivityRecord
+	2,  // 61: events.v1.ActivityRecord.category:type_name -> events.v1.ActivityRecord.Category
+	3,  // 62: events.v1.ActivityRecord.outcome:type_name -> events.v1.ActivityRecord.Outcome
+	6,  // 63: events.v1.ActivityRecord.caller:type_name -> events.v1.Caller
+	1,  // 64: events.v1.ActivityRecord.protection_level:type_name -> events.v1.ProtectionLevel
+	65, // [65:65] is the sub-list for method output_type
+	65, // [65:65] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_events_v1_events_proto_init() }
@@ -4491,6 +4995,13 @@ func file_events_v1_events_proto_init() {
 		(*Event_UsageUnbound)(nil),
 		(*Event_SiteCreated)(nil),
 		(*Event_RootCreated)(nil),
+		(*Event_ShredStarted)(nil),
+		(*Event_RootPlanned)(nil),
+		(*Event_RootAdopted)(nil),
+		(*Event_MaterialRewrapped)(nil),
+		(*Event_RootRetired)(nil),
+		(*Event_RootDestroyed)(nil),
+		(*Event_ShredCompleted)(nil),
 		(*Event_KeyRingCreated)(nil),
 		(*Event_KeyRingArchived)(nil),
 		(*Event_KeyRingUnarchived)(nil),
@@ -4509,7 +5020,7 @@ func file_events_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_events_v1_events_proto_rawDesc), len(file_events_v1_events_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   55,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

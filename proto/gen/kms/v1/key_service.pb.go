@@ -4562,6 +4562,195 @@ func (*WatchKeysResponse_Change_) isWatchKeysResponse_Update() {}
 
 func (*WatchKeysResponse_Progress_) isWatchKeysResponse_Update() {}
 
+type ListOrphansRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1000; 0 is 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrphansRequest) Reset() {
+	*x = ListOrphansRequest{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrphansRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrphansRequest) ProtoMessage() {}
+
+func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrphansRequest.ProtoReflect.Descriptor instead.
+func (*ListOrphansRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *ListOrphansRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListOrphansRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListOrphansResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they were stored.
+	Orphans []*Orphan `protobuf:"bytes,1,rep,name=orphans,proto3" json:"orphans,omitempty"`
+	// Empty on the last page. A page may be short, even empty, and have a next one: the server looks for some seconds.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrphansResponse) Reset() {
+	*x = ListOrphansResponse{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrphansResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrphansResponse) ProtoMessage() {}
+
+func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrphansResponse.ProtoReflect.Descriptor instead.
+func (*ListOrphansResponse) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *ListOrphansResponse) GetOrphans() []*Orphan {
+	if x != nil {
+		return x.Orphans
+	}
+	return nil
+}
+
+func (x *ListOrphansResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Stored key material that no event names.
+type Orphan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	MaterialId string `protobuf:"bytes,1,opt,name=material_id,json=materialId,proto3" json:"material_id,omitempty"`
+	// UUID of the key that it was made for, which may have come to be or not.
+	KeyUid string `protobuf:"bytes,2,opt,name=key_uid,json=keyUid,proto3" json:"key_uid,omitempty"`
+	// What stands for the project in the store: a hash of its id.
+	ProjectHash string                 `protobuf:"bytes,3,opt,name=project_hash,json=projectHash,proto3" json:"project_hash,omitempty"`
+	StoreTime   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=store_time,json=storeTime,proto3" json:"store_time,omitempty"`
+	// Of the wrapped material, in bytes.
+	Size          int32 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orphan) Reset() {
+	*x = Orphan{}
+	mi := &file_kms_v1_key_service_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orphan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orphan) ProtoMessage() {}
+
+func (x *Orphan) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_key_service_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
+func (*Orphan) Descriptor() ([]byte, []int) {
+	return file_kms_v1_key_service_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *Orphan) GetMaterialId() string {
+	if x != nil {
+		return x.MaterialId
+	}
+	return ""
+}
+
+func (x *Orphan) GetKeyUid() string {
+	if x != nil {
+		return x.KeyUid
+	}
+	return ""
+}
+
+func (x *Orphan) GetProjectHash() string {
+	if x != nil {
+		return x.ProjectHash
+	}
+	return ""
+}
+
+func (x *Orphan) GetStoreTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StoreTime
+	}
+	return nil
+}
+
+func (x *Orphan) GetSize() int32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 // Where the stream is. It is sent every few seconds, and as soon as all changes of the past are sent.
 type WatchKeysResponse_Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4573,7 +4762,7 @@ type WatchKeysResponse_Progress struct {
 
 func (x *WatchKeysResponse_Progress) Reset() {
 	*x = WatchKeysResponse_Progress{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[56]
+	mi := &file_kms_v1_key_service_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4585,7 +4774,7 @@ func (x *WatchKeysResponse_Progress) String() string {
 func (*WatchKeysResponse_Progress) ProtoMessage() {}
 
 func (x *WatchKeysResponse_Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[56]
+	mi := &file_kms_v1_key_service_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4628,7 +4817,7 @@ type WatchKeysResponse_Change struct {
 
 func (x *WatchKeysResponse_Change) Reset() {
 	*x = WatchKeysResponse_Change{}
-	mi := &file_kms_v1_key_service_proto_msgTypes[57]
+	mi := &file_kms_v1_key_service_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4640,7 +4829,7 @@ func (x *WatchKeysResponse_Change) String() string {
 func (*WatchKeysResponse_Change) ProtoMessage() {}
 
 func (x *WatchKeysResponse_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_key_service_proto_msgTypes[57]
+	mi := &file_kms_v1_key_service_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5118,7 +5307,23 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x06events\x18\x04 \x03(\tR\x06events\x12\x18\n" +
 	"\aremoved\x18\x05 \x01(\bR\aremoved\x12\x18\n" +
 	"\acreated\x18\x06 \x01(\bR\acreatedB\b\n" +
-	"\x06update2\xae9\n" +
+	"\x06update\"f\n" +
+	"\x12ListOrphansRequest\x12'\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\"g\n" +
+	"\x13ListOrphansResponse\x12(\n" +
+	"\aorphans\x18\x01 \x03(\v2\x0e.kms.v1.OrphanR\aorphans\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb4\x01\n" +
+	"\x06Orphan\x12\x1f\n" +
+	"\vmaterial_id\x18\x01 \x01(\tR\n" +
+	"materialId\x12\x17\n" +
+	"\akey_uid\x18\x02 \x01(\tR\x06keyUid\x12!\n" +
+	"\fproject_hash\x18\x03 \x01(\tR\vprojectHash\x129\n" +
+	"\n" +
+	"store_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstoreTime\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x05R\x04size2\xa3:\n" +
 	"\n" +
 	"KeyService\x12\x99\x01\n" +
 	"\rCreateKeyRing\x12\x1c.kms.v1.CreateKeyRingRequest\x1a\x0f.kms.v1.KeyRing\"Y\xc2\xda\x18\x13kms.keyRings.create\x82\xd3\xe4\x93\x02<:\bkey_ring\"0/api/v1/{parent=projects/*/locations/*}/keyRings\x12\x86\x01\n" +
@@ -5167,7 +5372,8 @@ const file_kms_v1_key_service_proto_rawDesc = "" +
 	"\x11DeleteKeyMaterial\x12 .kms.v1.DeleteKeyMaterialRequest\x1a\x12.kms.v1.KeyVersion\"~\xc2\xda\x18\x1ekms.keyVersions.deleteMaterial\x82\xd3\xe4\x93\x02V:\x01*\"Q/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}:deleteMaterial\x12\x86\x02\n" +
 	"\fGetPublicKey\x12\x1b.kms.v1.GetPublicKeyRequest\x1a\x1c.kms.v1.GetPublicKeyResponse\"\xba\x01\xc2\xda\x18\x1ckms.keyVersions.getPublicKey\x82\xd3\xe4\x93\x02\x93\x01ZN\x12L/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*/versions/*}/publicKey\x12A/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}/publicKey\x12\xac\x01\n" +
 	"\rGetKeyHistory\x12\x1c.kms.v1.GetKeyHistoryRequest\x1a\x1d.kms.v1.GetKeyHistoryResponse\"^\xc2\xda\x18\x13kms.keys.getHistory\x82\xd3\xe4\x93\x02A\x12?/api/v1/{name=projects/*/locations/*/keyRings/*/keys/*}/history\x12V\n" +
-	"\tWatchKeys\x12\x18.kms.v1.WatchKeysRequest\x1a\x19.kms.v1.WatchKeysResponse\"\x12\xc2\xda\x18\x0ekms.keys.watch0\x01B1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
+	"\tWatchKeys\x12\x18.kms.v1.WatchKeysRequest\x1a\x19.kms.v1.WatchKeysResponse\"\x12\xc2\xda\x18\x0ekms.keys.watch0\x01\x12s\n" +
+	"\vListOrphans\x12\x1a.kms.v1.ListOrphansRequest\x1a\x1b.kms.v1.ListOrphansResponse\"+\xc2\xda\x18\x10kms.orphans.list\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/orphansB1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
 
 var (
 	file_kms_v1_key_service_proto_rawDescOnce sync.Once
@@ -5182,7 +5388,7 @@ func file_kms_v1_key_service_proto_rawDescGZIP() []byte {
 }
 
 var file_kms_v1_key_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
+var file_kms_v1_key_service_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_kms_v1_key_service_proto_goTypes = []any{
 	(GetPublicKeyRequest_Format)(0),              // 0: kms.v1.GetPublicKeyRequest.Format
 	(*CreateKeyRingRequest)(nil),                 // 1: kms.v1.CreateKeyRingRequest
@@ -5241,145 +5447,152 @@ var file_kms_v1_key_service_proto_goTypes = []any{
 	(*KeyEvent)(nil),                             // 54: kms.v1.KeyEvent
 	(*WatchKeysRequest)(nil),                     // 55: kms.v1.WatchKeysRequest
 	(*WatchKeysResponse)(nil),                    // 56: kms.v1.WatchKeysResponse
-	(*WatchKeysResponse_Progress)(nil),           // 57: kms.v1.WatchKeysResponse.Progress
-	(*WatchKeysResponse_Change)(nil),             // 58: kms.v1.WatchKeysResponse.Change
-	(*KeyRing)(nil),                              // 59: kms.v1.KeyRing
-	(*Key)(nil),                                  // 60: kms.v1.Key
-	(*timestamppb.Timestamp)(nil),                // 61: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),                // 62: google.protobuf.FieldMask
-	(*KeyVersion)(nil),                           // 63: kms.v1.KeyVersion
-	(*durationpb.Duration)(nil),                  // 64: google.protobuf.Duration
-	(*ImportJob)(nil),                            // 65: kms.v1.ImportJob
-	(Key_Algorithm)(0),                           // 66: kms.v1.Key.Algorithm
-	(*structpb.Struct)(nil),                      // 67: google.protobuf.Struct
+	(*ListOrphansRequest)(nil),                   // 57: kms.v1.ListOrphansRequest
+	(*ListOrphansResponse)(nil),                  // 58: kms.v1.ListOrphansResponse
+	(*Orphan)(nil),                               // 59: kms.v1.Orphan
+	(*WatchKeysResponse_Progress)(nil),           // 60: kms.v1.WatchKeysResponse.Progress
+	(*WatchKeysResponse_Change)(nil),             // 61: kms.v1.WatchKeysResponse.Change
+	(*KeyRing)(nil),                              // 62: kms.v1.KeyRing
+	(*Key)(nil),                                  // 63: kms.v1.Key
+	(*timestamppb.Timestamp)(nil),                // 64: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),                // 65: google.protobuf.FieldMask
+	(*KeyVersion)(nil),                           // 66: kms.v1.KeyVersion
+	(*durationpb.Duration)(nil),                  // 67: google.protobuf.Duration
+	(*ImportJob)(nil),                            // 68: kms.v1.ImportJob
+	(Key_Algorithm)(0),                           // 69: kms.v1.Key.Algorithm
+	(*structpb.Struct)(nil),                      // 70: google.protobuf.Struct
 }
 var file_kms_v1_key_service_proto_depIdxs = []int32{
-	59, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
-	59, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
-	60, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
-	61, // 3: kms.v1.GetKeyRequest.as_of_time:type_name -> google.protobuf.Timestamp
-	61, // 4: kms.v1.ListKeysRequest.as_of_time:type_name -> google.protobuf.Timestamp
-	60, // 5: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
-	61, // 6: kms.v1.CountKeysRequest.as_of_time:type_name -> google.protobuf.Timestamp
-	60, // 7: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
-	62, // 8: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	61, // 9: kms.v1.GetKeyVersionRequest.as_of_time:type_name -> google.protobuf.Timestamp
-	61, // 10: kms.v1.ListKeyVersionsRequest.as_of_time:type_name -> google.protobuf.Timestamp
-	63, // 11: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
-	64, // 12: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
-	64, // 13: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
-	60, // 14: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
-	61, // 15: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
-	61, // 16: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
-	64, // 17: kms.v1.UpdateRotationPeriodRequest.rotation_period:type_name -> google.protobuf.Duration
-	64, // 18: kms.v1.EnableAutoRotationRequest.rotation_period:type_name -> google.protobuf.Duration
-	64, // 19: kms.v1.ScheduleKeyVersionDestructionRequest.wait:type_name -> google.protobuf.Duration
+	62, // 0: kms.v1.CreateKeyRingRequest.key_ring:type_name -> kms.v1.KeyRing
+	62, // 1: kms.v1.ListKeyRingsResponse.key_rings:type_name -> kms.v1.KeyRing
+	63, // 2: kms.v1.CreateKeyRequest.key:type_name -> kms.v1.Key
+	64, // 3: kms.v1.GetKeyRequest.as_of_time:type_name -> google.protobuf.Timestamp
+	64, // 4: kms.v1.ListKeysRequest.as_of_time:type_name -> google.protobuf.Timestamp
+	63, // 5: kms.v1.ListKeysResponse.keys:type_name -> kms.v1.Key
+	64, // 6: kms.v1.CountKeysRequest.as_of_time:type_name -> google.protobuf.Timestamp
+	63, // 7: kms.v1.UpdateKeyRequest.key:type_name -> kms.v1.Key
+	65, // 8: kms.v1.UpdateKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	64, // 9: kms.v1.GetKeyVersionRequest.as_of_time:type_name -> google.protobuf.Timestamp
+	64, // 10: kms.v1.ListKeyVersionsRequest.as_of_time:type_name -> google.protobuf.Timestamp
+	66, // 11: kms.v1.ListKeyVersionsResponse.key_versions:type_name -> kms.v1.KeyVersion
+	67, // 12: kms.v1.ScheduleKeyDeletionRequest.wait:type_name -> google.protobuf.Duration
+	67, // 13: kms.v1.ScheduleKeyDeletionRequest.require_unused_for:type_name -> google.protobuf.Duration
+	63, // 14: kms.v1.ScheduleKeyDeletionResponse.key:type_name -> kms.v1.Key
+	64, // 15: kms.v1.ScheduleKeyDeletionResponse.last_use_time:type_name -> google.protobuf.Timestamp
+	64, // 16: kms.v1.ScheduleKeyDeletionResponse.tracked_since_time:type_name -> google.protobuf.Timestamp
+	67, // 17: kms.v1.UpdateRotationPeriodRequest.rotation_period:type_name -> google.protobuf.Duration
+	67, // 18: kms.v1.EnableAutoRotationRequest.rotation_period:type_name -> google.protobuf.Duration
+	67, // 19: kms.v1.ScheduleKeyVersionDestructionRequest.wait:type_name -> google.protobuf.Duration
 	41, // 20: kms.v1.ListUsageBindingsResponse.usage_bindings:type_name -> kms.v1.UsageBinding
-	61, // 21: kms.v1.UsageBinding.create_time:type_name -> google.protobuf.Timestamp
-	65, // 22: kms.v1.CreateImportJobRequest.import_job:type_name -> kms.v1.ImportJob
-	65, // 23: kms.v1.ListImportJobsResponse.import_jobs:type_name -> kms.v1.ImportJob
+	64, // 21: kms.v1.UsageBinding.create_time:type_name -> google.protobuf.Timestamp
+	68, // 22: kms.v1.CreateImportJobRequest.import_job:type_name -> kms.v1.ImportJob
+	68, // 23: kms.v1.ListImportJobsResponse.import_jobs:type_name -> kms.v1.ImportJob
 	0,  // 24: kms.v1.GetPublicKeyRequest.format:type_name -> kms.v1.GetPublicKeyRequest.Format
-	66, // 25: kms.v1.GetPublicKeyResponse.algorithm:type_name -> kms.v1.Key.Algorithm
+	69, // 25: kms.v1.GetPublicKeyResponse.algorithm:type_name -> kms.v1.Key.Algorithm
 	53, // 26: kms.v1.GetKeyHistoryResponse.commits:type_name -> kms.v1.KeyCommit
-	61, // 27: kms.v1.KeyCommit.time:type_name -> google.protobuf.Timestamp
-	61, // 28: kms.v1.KeyCommit.stored_time:type_name -> google.protobuf.Timestamp
+	64, // 27: kms.v1.KeyCommit.time:type_name -> google.protobuf.Timestamp
+	64, // 28: kms.v1.KeyCommit.stored_time:type_name -> google.protobuf.Timestamp
 	54, // 29: kms.v1.KeyCommit.events:type_name -> kms.v1.KeyEvent
-	67, // 30: kms.v1.KeyEvent.fields:type_name -> google.protobuf.Struct
-	58, // 31: kms.v1.WatchKeysResponse.change:type_name -> kms.v1.WatchKeysResponse.Change
-	57, // 32: kms.v1.WatchKeysResponse.progress:type_name -> kms.v1.WatchKeysResponse.Progress
-	60, // 33: kms.v1.WatchKeysResponse.Change.key:type_name -> kms.v1.Key
-	61, // 34: kms.v1.WatchKeysResponse.Change.time:type_name -> google.protobuf.Timestamp
-	1,  // 35: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
-	2,  // 36: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
-	3,  // 37: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
-	5,  // 38: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
-	6,  // 39: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
-	7,  // 40: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
-	8,  // 41: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
-	9,  // 42: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
-	11, // 43: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
-	13, // 44: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
-	14, // 45: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
-	15, // 46: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
-	16, // 47: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
-	17, // 48: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
-	18, // 49: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
-	19, // 50: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
-	20, // 51: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
-	22, // 52: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
-	23, // 53: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
-	24, // 54: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
-	26, // 55: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
-	27, // 56: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
-	28, // 57: kms.v1.KeyService.UpdateRotationPeriod:input_type -> kms.v1.UpdateRotationPeriodRequest
-	29, // 58: kms.v1.KeyService.EnableAutoRotation:input_type -> kms.v1.EnableAutoRotationRequest
-	30, // 59: kms.v1.KeyService.DisableAutoRotation:input_type -> kms.v1.DisableAutoRotationRequest
-	31, // 60: kms.v1.KeyService.CreateKeyVersion:input_type -> kms.v1.CreateKeyVersionRequest
-	32, // 61: kms.v1.KeyService.SetPrimaryVersion:input_type -> kms.v1.SetPrimaryVersionRequest
-	33, // 62: kms.v1.KeyService.ScheduleKeyVersionDestruction:input_type -> kms.v1.ScheduleKeyVersionDestructionRequest
-	34, // 63: kms.v1.KeyService.RestoreKeyVersion:input_type -> kms.v1.RestoreKeyVersionRequest
-	35, // 64: kms.v1.KeyService.ArchiveKey:input_type -> kms.v1.ArchiveKeyRequest
-	36, // 65: kms.v1.KeyService.UnarchiveKey:input_type -> kms.v1.UnarchiveKeyRequest
-	37, // 66: kms.v1.KeyService.AddUsageBinding:input_type -> kms.v1.AddUsageBindingRequest
-	38, // 67: kms.v1.KeyService.RemoveUsageBinding:input_type -> kms.v1.RemoveUsageBindingRequest
-	39, // 68: kms.v1.KeyService.ListUsageBindings:input_type -> kms.v1.ListUsageBindingsRequest
-	42, // 69: kms.v1.KeyService.CreateImportJob:input_type -> kms.v1.CreateImportJobRequest
-	43, // 70: kms.v1.KeyService.GetImportJob:input_type -> kms.v1.GetImportJobRequest
-	44, // 71: kms.v1.KeyService.ListImportJobs:input_type -> kms.v1.ListImportJobsRequest
-	46, // 72: kms.v1.KeyService.CancelImport:input_type -> kms.v1.CancelImportRequest
-	47, // 73: kms.v1.KeyService.ImportKeyVersion:input_type -> kms.v1.ImportKeyVersionRequest
-	48, // 74: kms.v1.KeyService.DeleteKeyMaterial:input_type -> kms.v1.DeleteKeyMaterialRequest
-	49, // 75: kms.v1.KeyService.GetPublicKey:input_type -> kms.v1.GetPublicKeyRequest
-	51, // 76: kms.v1.KeyService.GetKeyHistory:input_type -> kms.v1.GetKeyHistoryRequest
-	55, // 77: kms.v1.KeyService.WatchKeys:input_type -> kms.v1.WatchKeysRequest
-	59, // 78: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
-	59, // 79: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
-	4,  // 80: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
-	59, // 81: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
-	59, // 82: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
-	60, // 83: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
-	60, // 84: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
-	10, // 85: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
-	12, // 86: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
-	60, // 87: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
-	60, // 88: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
-	60, // 89: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
-	60, // 90: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
-	60, // 91: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
-	60, // 92: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
-	63, // 93: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
-	21, // 94: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
-	63, // 95: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
-	63, // 96: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
-	25, // 97: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
-	60, // 98: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
-	60, // 99: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
-	60, // 100: kms.v1.KeyService.UpdateRotationPeriod:output_type -> kms.v1.Key
-	60, // 101: kms.v1.KeyService.EnableAutoRotation:output_type -> kms.v1.Key
-	60, // 102: kms.v1.KeyService.DisableAutoRotation:output_type -> kms.v1.Key
-	63, // 103: kms.v1.KeyService.CreateKeyVersion:output_type -> kms.v1.KeyVersion
-	60, // 104: kms.v1.KeyService.SetPrimaryVersion:output_type -> kms.v1.Key
-	63, // 105: kms.v1.KeyService.ScheduleKeyVersionDestruction:output_type -> kms.v1.KeyVersion
-	63, // 106: kms.v1.KeyService.RestoreKeyVersion:output_type -> kms.v1.KeyVersion
-	60, // 107: kms.v1.KeyService.ArchiveKey:output_type -> kms.v1.Key
-	60, // 108: kms.v1.KeyService.UnarchiveKey:output_type -> kms.v1.Key
-	60, // 109: kms.v1.KeyService.AddUsageBinding:output_type -> kms.v1.Key
-	60, // 110: kms.v1.KeyService.RemoveUsageBinding:output_type -> kms.v1.Key
-	40, // 111: kms.v1.KeyService.ListUsageBindings:output_type -> kms.v1.ListUsageBindingsResponse
-	65, // 112: kms.v1.KeyService.CreateImportJob:output_type -> kms.v1.ImportJob
-	65, // 113: kms.v1.KeyService.GetImportJob:output_type -> kms.v1.ImportJob
-	45, // 114: kms.v1.KeyService.ListImportJobs:output_type -> kms.v1.ListImportJobsResponse
-	65, // 115: kms.v1.KeyService.CancelImport:output_type -> kms.v1.ImportJob
-	63, // 116: kms.v1.KeyService.ImportKeyVersion:output_type -> kms.v1.KeyVersion
-	63, // 117: kms.v1.KeyService.DeleteKeyMaterial:output_type -> kms.v1.KeyVersion
-	50, // 118: kms.v1.KeyService.GetPublicKey:output_type -> kms.v1.GetPublicKeyResponse
-	52, // 119: kms.v1.KeyService.GetKeyHistory:output_type -> kms.v1.GetKeyHistoryResponse
-	56, // 120: kms.v1.KeyService.WatchKeys:output_type -> kms.v1.WatchKeysResponse
-	78, // [78:121] is the sub-list for method output_type
-	35, // [35:78] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	70, // 30: kms.v1.KeyEvent.fields:type_name -> google.protobuf.Struct
+	61, // 31: kms.v1.WatchKeysResponse.change:type_name -> kms.v1.WatchKeysResponse.Change
+	60, // 32: kms.v1.WatchKeysResponse.progress:type_name -> kms.v1.WatchKeysResponse.Progress
+	59, // 33: kms.v1.ListOrphansResponse.orphans:type_name -> kms.v1.Orphan
+	64, // 34: kms.v1.Orphan.store_time:type_name -> google.protobuf.Timestamp
+	63, // 35: kms.v1.WatchKeysResponse.Change.key:type_name -> kms.v1.Key
+	64, // 36: kms.v1.WatchKeysResponse.Change.time:type_name -> google.protobuf.Timestamp
+	1,  // 37: kms.v1.KeyService.CreateKeyRing:input_type -> kms.v1.CreateKeyRingRequest
+	2,  // 38: kms.v1.KeyService.GetKeyRing:input_type -> kms.v1.GetKeyRingRequest
+	3,  // 39: kms.v1.KeyService.ListKeyRings:input_type -> kms.v1.ListKeyRingsRequest
+	5,  // 40: kms.v1.KeyService.ArchiveKeyRing:input_type -> kms.v1.ArchiveKeyRingRequest
+	6,  // 41: kms.v1.KeyService.UnarchiveKeyRing:input_type -> kms.v1.UnarchiveKeyRingRequest
+	7,  // 42: kms.v1.KeyService.CreateKey:input_type -> kms.v1.CreateKeyRequest
+	8,  // 43: kms.v1.KeyService.GetKey:input_type -> kms.v1.GetKeyRequest
+	9,  // 44: kms.v1.KeyService.ListKeys:input_type -> kms.v1.ListKeysRequest
+	11, // 45: kms.v1.KeyService.CountKeys:input_type -> kms.v1.CountKeysRequest
+	13, // 46: kms.v1.KeyService.AddKeyAlias:input_type -> kms.v1.AddKeyAliasRequest
+	14, // 47: kms.v1.KeyService.RemoveKeyAlias:input_type -> kms.v1.RemoveKeyAliasRequest
+	15, // 48: kms.v1.KeyService.UpdateKey:input_type -> kms.v1.UpdateKeyRequest
+	16, // 49: kms.v1.KeyService.RotateKey:input_type -> kms.v1.RotateKeyRequest
+	17, // 50: kms.v1.KeyService.EnableKey:input_type -> kms.v1.EnableKeyRequest
+	18, // 51: kms.v1.KeyService.DisableKey:input_type -> kms.v1.DisableKeyRequest
+	19, // 52: kms.v1.KeyService.GetKeyVersion:input_type -> kms.v1.GetKeyVersionRequest
+	20, // 53: kms.v1.KeyService.ListKeyVersions:input_type -> kms.v1.ListKeyVersionsRequest
+	22, // 54: kms.v1.KeyService.EnableKeyVersion:input_type -> kms.v1.EnableKeyVersionRequest
+	23, // 55: kms.v1.KeyService.DisableKeyVersion:input_type -> kms.v1.DisableKeyVersionRequest
+	24, // 56: kms.v1.KeyService.ScheduleKeyDeletion:input_type -> kms.v1.ScheduleKeyDeletionRequest
+	26, // 57: kms.v1.KeyService.CancelKeyDeletion:input_type -> kms.v1.CancelKeyDeletionRequest
+	27, // 58: kms.v1.KeyService.DeleteKey:input_type -> kms.v1.DeleteKeyRequest
+	28, // 59: kms.v1.KeyService.UpdateRotationPeriod:input_type -> kms.v1.UpdateRotationPeriodRequest
+	29, // 60: kms.v1.KeyService.EnableAutoRotation:input_type -> kms.v1.EnableAutoRotationRequest
+	30, // 61: kms.v1.KeyService.DisableAutoRotation:input_type -> kms.v1.DisableAutoRotationRequest
+	31, // 62: kms.v1.KeyService.CreateKeyVersion:input_type -> kms.v1.CreateKeyVersionRequest
+	32, // 63: kms.v1.KeyService.SetPrimaryVersion:input_type -> kms.v1.SetPrimaryVersionRequest
+	33, // 64: kms.v1.KeyService.ScheduleKeyVersionDestruction:input_type -> kms.v1.ScheduleKeyVersionDestructionRequest
+	34, // 65: kms.v1.KeyService.RestoreKeyVersion:input_type -> kms.v1.RestoreKeyVersionRequest
+	35, // 66: kms.v1.KeyService.ArchiveKey:input_type -> kms.v1.ArchiveKeyRequest
+	36, // 67: kms.v1.KeyService.UnarchiveKey:input_type -> kms.v1.UnarchiveKeyRequest
+	37, // 68: kms.v1.KeyService.AddUsageBinding:input_type -> kms.v1.AddUsageBindingRequest
+	38, // 69: kms.v1.KeyService.RemoveUsageBinding:input_type -> kms.v1.RemoveUsageBindingRequest
+	39, // 70: kms.v1.KeyService.ListUsageBindings:input_type -> kms.v1.ListUsageBindingsRequest
+	42, // 71: kms.v1.KeyService.CreateImportJob:input_type -> kms.v1.CreateImportJobRequest
+	43, // 72: kms.v1.KeyService.GetImportJob:input_type -> kms.v1.GetImportJobRequest
+	44, // 73: kms.v1.KeyService.ListImportJobs:input_type -> kms.v1.ListImportJobsRequest
+	46, // 74: kms.v1.KeyService.CancelImport:input_type -> kms.v1.CancelImportRequest
+	47, // 75: kms.v1.KeyService.ImportKeyVersion:input_type -> kms.v1.ImportKeyVersionRequest
+	48, // 76: kms.v1.KeyService.DeleteKeyMaterial:input_type -> kms.v1.DeleteKeyMaterialRequest
+	49, // 77: kms.v1.KeyService.GetPublicKey:input_type -> kms.v1.GetPublicKeyRequest
+	51, // 78: kms.v1.KeyService.GetKeyHistory:input_type -> kms.v1.GetKeyHistoryRequest
+	55, // 79: kms.v1.KeyService.WatchKeys:input_type -> kms.v1.WatchKeysRequest
+	57, // 80: kms.v1.KeyService.ListOrphans:input_type -> kms.v1.ListOrphansRequest
+	62, // 81: kms.v1.KeyService.CreateKeyRing:output_type -> kms.v1.KeyRing
+	62, // 82: kms.v1.KeyService.GetKeyRing:output_type -> kms.v1.KeyRing
+	4,  // 83: kms.v1.KeyService.ListKeyRings:output_type -> kms.v1.ListKeyRingsResponse
+	62, // 84: kms.v1.KeyService.ArchiveKeyRing:output_type -> kms.v1.KeyRing
+	62, // 85: kms.v1.KeyService.UnarchiveKeyRing:output_type -> kms.v1.KeyRing
+	63, // 86: kms.v1.KeyService.CreateKey:output_type -> kms.v1.Key
+	63, // 87: kms.v1.KeyService.GetKey:output_type -> kms.v1.Key
+	10, // 88: kms.v1.KeyService.ListKeys:output_type -> kms.v1.ListKeysResponse
+	12, // 89: kms.v1.KeyService.CountKeys:output_type -> kms.v1.CountKeysResponse
+	63, // 90: kms.v1.KeyService.AddKeyAlias:output_type -> kms.v1.Key
+	63, // 91: kms.v1.KeyService.RemoveKeyAlias:output_type -> kms.v1.Key
+	63, // 92: kms.v1.KeyService.UpdateKey:output_type -> kms.v1.Key
+	63, // 93: kms.v1.KeyService.RotateKey:output_type -> kms.v1.Key
+	63, // 94: kms.v1.KeyService.EnableKey:output_type -> kms.v1.Key
+	63, // 95: kms.v1.KeyService.DisableKey:output_type -> kms.v1.Key
+	66, // 96: kms.v1.KeyService.GetKeyVersion:output_type -> kms.v1.KeyVersion
+	21, // 97: kms.v1.KeyService.ListKeyVersions:output_type -> kms.v1.ListKeyVersionsResponse
+	66, // 98: kms.v1.KeyService.EnableKeyVersion:output_type -> kms.v1.KeyVersion
+	66, // 99: kms.v1.KeyService.DisableKeyVersion:output_type -> kms.v1.KeyVersion
+	25, // 100: kms.v1.KeyService.ScheduleKeyDeletion:output_type -> kms.v1.ScheduleKeyDeletionResponse
+	63, // 101: kms.v1.KeyService.CancelKeyDeletion:output_type -> kms.v1.Key
+	63, // 102: kms.v1.KeyService.DeleteKey:output_type -> kms.v1.Key
+	63, // 103: kms.v1.KeyService.UpdateRotationPeriod:output_type -> kms.v1.Key
+	63, // 104: kms.v1.KeyService.EnableAutoRotation:output_type -> kms.v1.Key
+	63, // 105: kms.v1.KeyService.DisableAutoRotation:output_type -> kms.v1.Key
+	66, // 106: kms.v1.KeyService.CreateKeyVersion:output_type -> kms.v1.KeyVersion
+	63, // 107: kms.v1.KeyService.SetPrimaryVersion:output_type -> kms.v1.Key
+	66, // 108: kms.v1.KeyService.ScheduleKeyVersionDestruction:output_type -> kms.v1.KeyVersion
+	66, // 109: kms.v1.KeyService.RestoreKeyVersion:output_type -> kms.v1.KeyVersion
+	63, // 110: kms.v1.KeyService.ArchiveKey:output_type -> kms.v1.Key
+	63, // 111: kms.v1.KeyService.UnarchiveKey:output_type -> kms.v1.Key
+	63, // 112: kms.v1.KeyService.AddUsageBinding:output_type -> kms.v1.Key
+	63, // 113: kms.v1.KeyService.RemoveUsageBinding:output_type -> kms.v1.Key
+	40, // 114: kms.v1.KeyService.ListUsageBindings:output_type -> kms.v1.ListUsageBindingsResponse
+	68, // 115: kms.v1.KeyService.CreateImportJob:output_type -> kms.v1.ImportJob
+	68, // 116: kms.v1.KeyService.GetImportJob:output_type -> kms.v1.ImportJob
+	45, // 117: kms.v1.KeyService.ListImportJobs:output_type -> kms.v1.ListImportJobsResponse
+	68, // 118: kms.v1.KeyService.CancelImport:output_type -> kms.v1.ImportJob
+	66, // 119: kms.v1.KeyService.ImportKeyVersion:output_type -> kms.v1.KeyVersion
+	66, // 120: kms.v1.KeyService.DeleteKeyMaterial:output_type -> kms.v1.KeyVersion
+	50, // 121: kms.v1.KeyService.GetPublicKey:output_type -> kms.v1.GetPublicKeyResponse
+	52, // 122: kms.v1.KeyService.GetKeyHistory:output_type -> kms.v1.GetKeyHistoryResponse
+	56, // 123: kms.v1.KeyService.WatchKeys:output_type -> kms.v1.WatchKeysResponse
+	58, // 124: kms.v1.KeyService.ListOrphans:output_type -> kms.v1.ListOrphansResponse
+	81, // [81:125] is the sub-list for method output_type
+	37, // [37:81] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_kms_v1_key_service_proto_init() }
@@ -5429,7 +5642,7 @@ func file_kms_v1_key_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kms_v1_key_service_proto_rawDesc), len(file_kms_v1_key_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   58,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -7,6 +7,7 @@
 package kmsv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -23,6 +24,70 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// What it is at; the steps follow each other in this order.
+type ShredProgress_Step int32
+
+const (
+	ShredProgress_STEP_UNSPECIFIED ShredProgress_Step = 0
+	// A new root is made in the token.
+	ShredProgress_MAKE_ROOT ShredProgress_Step = 1
+	// All nodes take the new root for new keys.
+	ShredProgress_ADOPT_ROOT ShredProgress_Step = 2
+	// All living material is wrapped under the new root.
+	ShredProgress_REWRAP ShredProgress_Step = 3
+	// All nodes give up the old roots, which are then destroyed.
+	ShredProgress_DESTROY_ROOTS ShredProgress_Step = 4
+	// The old roots are destroyed.
+	ShredProgress_DONE ShredProgress_Step = 5
+)
+
+// Enum value maps for ShredProgress_Step.
+var (
+	ShredProgress_Step_name = map[int32]string{
+		0: "STEP_UNSPECIFIED",
+		1: "MAKE_ROOT",
+		2: "ADOPT_ROOT",
+		3: "REWRAP",
+		4: "DESTROY_ROOTS",
+		5: "DONE",
+	}
+	ShredProgress_Step_value = map[string]int32{
+		"STEP_UNSPECIFIED": 0,
+		"MAKE_ROOT":        1,
+		"ADOPT_ROOT":       2,
+		"REWRAP":           3,
+		"DESTROY_ROOTS":    4,
+		"DONE":             5,
+	}
+)
+
+func (x ShredProgress_Step) Enum() *ShredProgress_Step {
+	p := new(ShredProgress_Step)
+	*p = x
+	return p
+}
+
+func (x ShredProgress_Step) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ShredProgress_Step) Descriptor() protoreflect.EnumDescriptor {
+	return file_kms_v1_system_service_proto_enumTypes[0].Descriptor()
+}
+
+func (ShredProgress_Step) Type() protoreflect.EnumType {
+	return &file_kms_v1_system_service_proto_enumTypes[0]
+}
+
+func (x ShredProgress_Step) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ShredProgress_Step.Descriptor instead.
+func (ShredProgress_Step) EnumDescriptor() ([]byte, []int) {
+	return file_kms_v1_system_service_proto_rawDescGZIP(), []int{3, 0}
+}
 
 type GetServerInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -75,8 +140,13 @@ type ServerInfo struct {
 	// How old the state is that plain reads are answered from.
 	Lag *durationpb.Duration `protobuf:"bytes,8,opt,name=lag,proto3" json:"lag,omitempty"`
 	// How far the activity log's answers are behind.
-	ActivityLag   *durationpb.Duration   `protobuf:"bytes,9,opt,name=activity_lag,json=activityLag,proto3" json:"activity_lag,omitempty"`
-	StartTime     *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	ActivityLag *durationpb.Duration   `protobuf:"bytes,9,opt,name=activity_lag,json=activityLag,proto3" json:"activity_lag,omitempty"`
+	StartTime   *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// Ids of the roots that key material may be wrapped under, oldest first. New material is wrapped under the last; there
+	// is more than one only while a shred runs.
+	Roots []string `protobuf:"bytes,11,rep,name=roots,proto3" json:"roots,omitempty"`
+	// The last shred; absent if there was none.
+	Shred         *ShredProgress `protobuf:"bytes,12,opt,name=shred,proto3" json:"shred,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -181,6 +251,225 @@ func (x *ServerInfo) GetStartTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ServerInfo) GetRoots() []string {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *ServerInfo) GetShred() *ShredProgress {
+	if x != nil {
+		return x.Shred
+	}
+	return nil
+}
+
+type ShredRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Says that no backup of the newly wrapped material is needed before the old roots are destroyed. This release knows of
+	// no backup targets, so that it is refused with NO_BACKUP without.
+	NoBackupOk bool `protobuf:"varint,1,opt,name=no_backup_ok,json=noBackupOk,proto3" json:"no_backup_ok,omitempty"`
+	// A UUID of the caller's choice, which becomes the id of the shred that the request begins. A request with the id of an
+	// earlier shred begins none, and is told of that one.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShredRequest) Reset() {
+	*x = ShredRequest{}
+	mi := &file_kms_v1_system_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShredRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShredRequest) ProtoMessage() {}
+
+func (x *ShredRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_system_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShredRequest.ProtoReflect.Descriptor instead.
+func (*ShredRequest) Descriptor() ([]byte, []int) {
+	return file_kms_v1_system_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ShredRequest) GetNoBackupOk() bool {
+	if x != nil {
+		return x.NoBackupOk
+	}
+	return false
+}
+
+func (x *ShredRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+// How far a shred is.
+type ShredProgress struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	ShredId string                 `protobuf:"bytes,1,opt,name=shred_id,json=shredId,proto3" json:"shred_id,omitempty"`
+	Step    ShredProgress_Step     `protobuf:"varint,2,opt,name=step,proto3,enum=kms.v1.ShredProgress_Step" json:"step,omitempty"`
+	// Pieces of stored material that were looked at, and how many there are, while the node that was asked rewraps them. Each
+	// pass over them begins at zero.
+	Done  uint64 `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	Total uint64 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	// What it is waiting for, for a person to read; empty if nothing.
+	Waiting   string                 `protobuf:"bytes,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	EndTime   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// Who began it.
+	Principal  string `protobuf:"bytes,8,opt,name=principal,proto3" json:"principal,omitempty"`
+	NoBackupOk bool   `protobuf:"varint,9,opt,name=no_backup_ok,json=noBackupOk,proto3" json:"no_backup_ok,omitempty"`
+	// The root that it made.
+	NewRoot string `protobuf:"bytes,10,opt,name=new_root,json=newRoot,proto3" json:"new_root,omitempty"`
+	// The roots that it destroys, or has destroyed.
+	OldRoots []string `protobuf:"bytes,11,rep,name=old_roots,json=oldRoots,proto3" json:"old_roots,omitempty"`
+	// How many versions' material was wrapped under the new root when the old ones were retired.
+	Living uint64 `protobuf:"varint,12,opt,name=living,proto3" json:"living,omitempty"`
+	// How much material that no event names was left to end with the old roots.
+	Orphans       uint64 `protobuf:"varint,13,opt,name=orphans,proto3" json:"orphans,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShredProgress) Reset() {
+	*x = ShredProgress{}
+	mi := &file_kms_v1_system_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShredProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShredProgress) ProtoMessage() {}
+
+func (x *ShredProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_kms_v1_system_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShredProgress.ProtoReflect.Descriptor instead.
+func (*ShredProgress) Descriptor() ([]byte, []int) {
+	return file_kms_v1_system_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ShredProgress) GetShredId() string {
+	if x != nil {
+		return x.ShredId
+	}
+	return ""
+}
+
+func (x *ShredProgress) GetStep() ShredProgress_Step {
+	if x != nil {
+		return x.Step
+	}
+	return ShredProgress_STEP_UNSPECIFIED
+}
+
+func (x *ShredProgress) GetDone() uint64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *ShredProgress) GetTotal() uint64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *ShredProgress) GetWaiting() string {
+	if x != nil {
+		return x.Waiting
+	}
+	return ""
+}
+
+func (x *ShredProgress) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *ShredProgress) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *ShredProgress) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *ShredProgress) GetNoBackupOk() bool {
+	if x != nil {
+		return x.NoBackupOk
+	}
+	return false
+}
+
+func (x *ShredProgress) GetNewRoot() string {
+	if x != nil {
+		return x.NewRoot
+	}
+	return ""
+}
+
+func (x *ShredProgress) GetOldRoots() []string {
+	if x != nil {
+		return x.OldRoots
+	}
+	return nil
+}
+
+func (x *ShredProgress) GetLiving() uint64 {
+	if x != nil {
+		return x.Living
+	}
+	return 0
+}
+
+func (x *ShredProgress) GetOrphans() uint64 {
+	if x != nil {
+		return x.Orphans
+	}
+	return 0
+}
+
 // The token that keys are kept in.
 type ServerInfo_Token struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -196,7 +485,7 @@ type ServerInfo_Token struct {
 
 func (x *ServerInfo_Token) Reset() {
 	*x = ServerInfo_Token{}
-	mi := &file_kms_v1_system_service_proto_msgTypes[2]
+	mi := &file_kms_v1_system_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -208,7 +497,7 @@ func (x *ServerInfo_Token) String() string {
 func (*ServerInfo_Token) ProtoMessage() {}
 
 func (x *ServerInfo_Token) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_system_service_proto_msgTypes[2]
+	mi := &file_kms_v1_system_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -274,7 +563,7 @@ type ServerInfo_Capability struct {
 
 func (x *ServerInfo_Capability) Reset() {
 	*x = ServerInfo_Capability{}
-	mi := &file_kms_v1_system_service_proto_msgTypes[3]
+	mi := &file_kms_v1_system_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -286,7 +575,7 @@ func (x *ServerInfo_Capability) String() string {
 func (*ServerInfo_Capability) ProtoMessage() {}
 
 func (x *ServerInfo_Capability) ProtoReflect() protoreflect.Message {
-	mi := &file_kms_v1_system_service_proto_msgTypes[3]
+	mi := &file_kms_v1_system_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -341,8 +630,8 @@ var File_kms_v1_system_service_proto protoreflect.FileDescriptor
 
 const file_kms_v1_system_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1bkms/v1/system_service.proto\x12\x06kms.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kms/v1/permission.proto\x1a\x16kms/v1/resources.proto\"\x16\n" +
-	"\x14GetServerInfoRequest\"\xcb\x06\n" +
+	"\x1bkms/v1/system_service.proto\x12\x06kms.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17kms/v1/permission.proto\x1a\x16kms/v1/resources.proto\"\x16\n" +
+	"\x14GetServerInfoRequest\"\x8e\a\n" +
 	"\n" +
 	"ServerInfo\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
@@ -356,7 +645,9 @@ const file_kms_v1_system_service_proto_rawDesc = "" +
 	"\factivity_lag\x18\t \x01(\v2\x19.google.protobuf.DurationR\vactivityLag\x129\n" +
 	"\n" +
 	"start_time\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x1a\x87\x01\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x14\n" +
+	"\x05roots\x18\v \x03(\tR\x05roots\x12+\n" +
+	"\x05shred\x18\f \x01(\v2\x15.kms.v1.ShredProgressR\x05shred\x1a\x87\x01\n" +
 	"\x05Token\x12\x14\n" +
 	"\x05label\x18\x01 \x01(\tR\x05label\x12\x16\n" +
 	"\x06serial\x18\x02 \x01(\tR\x06serial\x12\"\n" +
@@ -369,9 +660,41 @@ const file_kms_v1_system_service_proto_rawDesc = "" +
 	"\talgorithm\x18\x02 \x01(\x0e2\x15.kms.v1.Key.AlgorithmR\talgorithm\x12F\n" +
 	"\x10protection_level\x18\x03 \x01(\x0e2\x1b.kms.v1.Key.ProtectionLevelR\x0fprotectionLevel\x12\x1c\n" +
 	"\tsupported\x18\x04 \x01(\bR\tsupported\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason2\x80\x01\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\\\n" +
+	"\fShredRequest\x12 \n" +
+	"\fno_backup_ok\x18\x01 \x01(\bR\n" +
+	"noBackupOk\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xa0\x04\n" +
+	"\rShredProgress\x12\x19\n" +
+	"\bshred_id\x18\x01 \x01(\tR\ashredId\x12.\n" +
+	"\x04step\x18\x02 \x01(\x0e2\x1a.kms.v1.ShredProgress.StepR\x04step\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\x04R\x04done\x12\x14\n" +
+	"\x05total\x18\x04 \x01(\x04R\x05total\x12\x18\n" +
+	"\awaiting\x18\x05 \x01(\tR\awaiting\x129\n" +
+	"\n" +
+	"start_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12\x1c\n" +
+	"\tprincipal\x18\b \x01(\tR\tprincipal\x12 \n" +
+	"\fno_backup_ok\x18\t \x01(\bR\n" +
+	"noBackupOk\x12\x19\n" +
+	"\bnew_root\x18\n" +
+	" \x01(\tR\anewRoot\x12\x1b\n" +
+	"\told_roots\x18\v \x03(\tR\boldRoots\x12\x16\n" +
+	"\x06living\x18\f \x01(\x04R\x06living\x12\x18\n" +
+	"\aorphans\x18\r \x01(\x04R\aorphans\"d\n" +
+	"\x04Step\x12\x14\n" +
+	"\x10STEP_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tMAKE_ROOT\x10\x01\x12\x0e\n" +
+	"\n" +
+	"ADOPT_ROOT\x10\x02\x12\n" +
+	"\n" +
+	"\x06REWRAP\x10\x03\x12\x11\n" +
+	"\rDESTROY_ROOTS\x10\x04\x12\b\n" +
+	"\x04DONE\x10\x052\xcc\x01\n" +
 	"\rSystemService\x12o\n" +
-	"\rGetServerInfo\x12\x1c.kms.v1.GetServerInfoRequest\x1a\x12.kms.v1.ServerInfo\",\xc2\xda\x18\x0ekms.server.get\x82\xd3\xe4\x93\x02\x14\x12\x12/api/v1/serverInfoB1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
+	"\rGetServerInfo\x12\x1c.kms.v1.GetServerInfoRequest\x1a\x12.kms.v1.ServerInfo\",\xc2\xda\x18\x0ekms.server.get\x82\xd3\xe4\x93\x02\x14\x12\x12/api/v1/serverInfo\x12J\n" +
+	"\x05Shred\x12\x14.kms.v1.ShredRequest\x1a\x15.kms.v1.ShredProgress\"\x12\xc2\xda\x18\x0ekms.site.shred0\x01B1Z/github.com/keyledger/kms/proto/gen/kms/v1;kmsv1b\x06proto3"
 
 var (
 	file_kms_v1_system_service_proto_rawDescOnce sync.Once
@@ -385,34 +708,44 @@ func file_kms_v1_system_service_proto_rawDescGZIP() []byte {
 	return file_kms_v1_system_service_proto_rawDescData
 }
 
-var file_kms_v1_system_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_kms_v1_system_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_kms_v1_system_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_kms_v1_system_service_proto_goTypes = []any{
-	(*GetServerInfoRequest)(nil),  // 0: kms.v1.GetServerInfoRequest
-	(*ServerInfo)(nil),            // 1: kms.v1.ServerInfo
-	(*ServerInfo_Token)(nil),      // 2: kms.v1.ServerInfo.Token
-	(*ServerInfo_Capability)(nil), // 3: kms.v1.ServerInfo.Capability
-	(*durationpb.Duration)(nil),   // 4: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
-	(Key_Purpose)(0),              // 6: kms.v1.Key.Purpose
-	(Key_Algorithm)(0),            // 7: kms.v1.Key.Algorithm
-	(Key_ProtectionLevel)(0),      // 8: kms.v1.Key.ProtectionLevel
+	(ShredProgress_Step)(0),       // 0: kms.v1.ShredProgress.Step
+	(*GetServerInfoRequest)(nil),  // 1: kms.v1.GetServerInfoRequest
+	(*ServerInfo)(nil),            // 2: kms.v1.ServerInfo
+	(*ShredRequest)(nil),          // 3: kms.v1.ShredRequest
+	(*ShredProgress)(nil),         // 4: kms.v1.ShredProgress
+	(*ServerInfo_Token)(nil),      // 5: kms.v1.ServerInfo.Token
+	(*ServerInfo_Capability)(nil), // 6: kms.v1.ServerInfo.Capability
+	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(Key_Purpose)(0),              // 9: kms.v1.Key.Purpose
+	(Key_Algorithm)(0),            // 10: kms.v1.Key.Algorithm
+	(Key_ProtectionLevel)(0),      // 11: kms.v1.Key.ProtectionLevel
 }
 var file_kms_v1_system_service_proto_depIdxs = []int32{
-	2, // 0: kms.v1.ServerInfo.token:type_name -> kms.v1.ServerInfo.Token
-	3, // 1: kms.v1.ServerInfo.token_capabilities:type_name -> kms.v1.ServerInfo.Capability
-	4, // 2: kms.v1.ServerInfo.lag:type_name -> google.protobuf.Duration
-	4, // 3: kms.v1.ServerInfo.activity_lag:type_name -> google.protobuf.Duration
-	5, // 4: kms.v1.ServerInfo.start_time:type_name -> google.protobuf.Timestamp
-	6, // 5: kms.v1.ServerInfo.Capability.purpose:type_name -> kms.v1.Key.Purpose
-	7, // 6: kms.v1.ServerInfo.Capability.algorithm:type_name -> kms.v1.Key.Algorithm
-	8, // 7: kms.v1.ServerInfo.Capability.protection_level:type_name -> kms.v1.Key.ProtectionLevel
-	0, // 8: kms.v1.SystemService.GetServerInfo:input_type -> kms.v1.GetServerInfoRequest
-	1, // 9: kms.v1.SystemService.GetServerInfo:output_type -> kms.v1.ServerInfo
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	5,  // 0: kms.v1.ServerInfo.token:type_name -> kms.v1.ServerInfo.Token
+	6,  // 1: kms.v1.ServerInfo.token_capabilities:type_name -> kms.v1.ServerInfo.Capability
+	7,  // 2: kms.v1.ServerInfo.lag:type_name -> google.protobuf.Duration
+	7,  // 3: kms.v1.ServerInfo.activity_lag:type_name -> google.protobuf.Duration
+	8,  // 4: kms.v1.ServerInfo.start_time:type_name -> google.protobuf.Timestamp
+	4,  // 5: kms.v1.ServerInfo.shred:type_name -> kms.v1.ShredProgress
+	0,  // 6: kms.v1.ShredProgress.step:type_name -> kms.v1.ShredProgress.Step
+	8,  // 7: kms.v1.ShredProgress.start_time:type_name -> google.protobuf.Timestamp
+	8,  // 8: kms.v1.ShredProgress.end_time:type_name -> google.protobuf.Timestamp
+	9,  // 9: kms.v1.ServerInfo.Capability.purpose:type_name -> kms.v1.Key.Purpose
+	10, // 10: kms.v1.ServerInfo.Capability.algorithm:type_name -> kms.v1.Key.Algorithm
+	11, // 11: kms.v1.ServerInfo.Capability.protection_level:type_name -> kms.v1.Key.ProtectionLevel
+	1,  // 12: kms.v1.SystemService.GetServerInfo:input_type -> kms.v1.GetServerInfoRequest
+	3,  // 13: kms.v1.SystemService.Shred:input_type -> kms.v1.ShredRequest
+	2,  // 14: kms.v1.SystemService.GetServerInfo:output_type -> kms.v1.ServerInfo
+	4,  // 15: kms.v1.SystemService.Shred:output_type -> kms.v1.ShredProgress
+	14, // [14:16] is the sub-list for method output_type
+	12, // [12:14] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_kms_v1_system_service_proto_init() }
@@ -427,13 +760,14 @@ func file_kms_v1_system_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kms_v1_system_service_proto_rawDesc), len(file_kms_v1_system_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   4,
+			NumEnums:      1,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_kms_v1_system_service_proto_goTypes,
 		DependencyIndexes: file_kms_v1_system_service_proto_depIdxs,
+		EnumInfos:         file_kms_v1_system_service_proto_enumTypes,
 		MessageInfos:      file_kms_v1_system_service_proto_msgTypes,
 	}.Build()
 	File_kms_v1_system_service_proto = out.File

@@ -144,6 +144,8 @@ const (
 	KeyServiceGetKeyHistoryProcedure = "/kms.v1.KeyService/GetKeyHistory"
 	// KeyServiceWatchKeysProcedure is the fully-qualified name of the KeyService's WatchKeys RPC.
 	KeyServiceWatchKeysProcedure = "/kms.v1.KeyService/WatchKeys"
+	// KeyServiceListOrphansProcedure is the fully-qualified name of the KeyService's ListOrphans RPC.
+	KeyServiceListOrphansProcedure = "/kms.v1.KeyService/ListOrphans"
 )
 
 // KeyServiceClient is a client for the kms.v1.KeyService service.
@@ -252,6 +254,10 @@ type KeyServiceClient interface {
 	// Sends each change of a key in the ring, in the order of the event log, until the caller ends it. Changes of aliases
 	// are not sent. A stream that breaks is taken up where it was by passing the newest revision that it sent.
 	WatchKeys(context.Context, *v1.WatchKeysRequest) (*connect.ServerStreamForClient[v1.WatchKeysResponse], error)
+	// Lists stored key material that no event names: what a change left that failed half-way. It is harmless and can't be
+	// used; the next shred ends it. Material of a change that is being made this moment is listed too. For operators, of the
+	// whole site.
+	ListOrphans(context.Context, *v1.ListOrphansRequest) (*v1.ListOrphansResponse, error)
 }
 
 // NewKeyServiceClient constructs a client for the kms.v1.KeyService service. By default, it uses
@@ -523,6 +529,12 @@ func NewKeyServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(keyServiceMethods.ByName("WatchKeys")),
 			connect.WithClientOptions(opts...),
 		),
+		listOrphans: connect.NewClient[v1.ListOrphansRequest, v1.ListOrphansResponse](
+			httpClient,
+			baseURL+KeyServiceListOrphansProcedure,
+			connect.WithSchema(keyServiceMethods.ByName("ListOrphans")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -571,6 +583,7 @@ type keyServiceClient struct {
 	getPublicKey                  *connect.Client[v1.GetPublicKeyRequest, v1.GetPublicKeyResponse]
 	getKeyHistory                 *connect.Client[v1.GetKeyHistoryRequest, v1.GetKeyHistoryResponse]
 	watchKeys                     *connect.Client[v1.WatchKeysRequest, v1.WatchKeysResponse]
+	listOrphans                   *connect.Client[v1.ListOrphansRequest, v1.ListOrphansResponse]
 }
 
 // CreateKeyRing calls kms.v1.KeyService.CreateKeyRing.
@@ -956,6 +969,15 @@ func (c *keyServiceClient) WatchKeys(ctx context.Context, req *v1.WatchKeysReque
 	return c.watchKeys.CallServerStream(ctx, connect.NewRequest(req))
 }
 
+// ListOrphans calls kms.v1.KeyService.ListOrphans.
+func (c *keyServiceClient) ListOrphans(ctx context.Context, req *v1.ListOrphansRequest) (*v1.ListOrphansResponse, error) {
+	response, err := c.listOrphans.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // KeyServiceHandler is an implementation of the kms.v1.KeyService service.
 type KeyServiceHandler interface {
 	// Makes a key ring. The ring `default` of every location exists already; an id that is in use is ALREADY_EXISTS.
@@ -1062,6 +1084,10 @@ type KeyServiceHandler interface {
 	// Sends each change of a key in the ring, in the order of the event log, until the caller ends it. Changes of aliases
 	// are not sent. A stream that breaks is taken up where it was by passing the newest revision that it sent.
 	WatchKeys(context.Context, *v1.WatchKeysRequest, *connect.ServerStream[v1.WatchKeysResponse]) error
+	// Lists stored key material that no event names: what a change left that failed half-way. It is harmless and can't be
+	// used; the next shred ends it. Material of a change that is being made this moment is listed too. For operators, of the
+	// whole site.
+	ListOrphans(context.Context, *v1.ListOrphansRequest) (*v1.ListOrphansResponse, error)
 }
 
 // NewKeyServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -1329,6 +1355,12 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(keyServiceMethods.ByName("WatchKeys")),
 		connect.WithHandlerOptions(opts...),
 	)
+	keyServiceListOrphansHandler := connect.NewUnaryHandlerSimple(
+		KeyServiceListOrphansProcedure,
+		svc.ListOrphans,
+		connect.WithSchema(keyServiceMethods.ByName("ListOrphans")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/kms.v1.KeyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case KeyServiceCreateKeyRingProcedure:
@@ -1417,6 +1449,8 @@ func NewKeyServiceHandler(svc KeyServiceHandler, opts ...connect.HandlerOption) 
 			keyServiceGetKeyHistoryHandler.ServeHTTP(w, r)
 		case KeyServiceWatchKeysProcedure:
 			keyServiceWatchKeysHandler.ServeHTTP(w, r)
+		case KeyServiceListOrphansProcedure:
+			keyServiceListOrphansHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -1596,4 +1630,8 @@ func (UnimplementedKeyServiceHandler) GetKeyHistory(context.Context, *v1.GetKeyH
 
 func (UnimplementedKeyServiceHandler) WatchKeys(context.Context, *v1.WatchKeysRequest, *connect.ServerStream[v1.WatchKeysResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.WatchKeys is not implemented"))
+}
+
+func (UnimplementedKeyServiceHandler) ListOrphans(context.Context, *v1.ListOrphansRequest) (*v1.ListOrphansResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.KeyService.ListOrphans is not implemented"))
 }

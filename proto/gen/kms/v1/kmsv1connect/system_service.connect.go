@@ -36,12 +36,19 @@ const (
 	// SystemServiceGetServerInfoProcedure is the fully-qualified name of the SystemService's
 	// GetServerInfo RPC.
 	SystemServiceGetServerInfoProcedure = "/kms.v1.SystemService/GetServerInfo"
+	// SystemServiceShredProcedure is the fully-qualified name of the SystemService's Shred RPC.
+	SystemServiceShredProcedure = "/kms.v1.SystemService/Shred"
 )
 
 // SystemServiceClient is a client for the kms.v1.SystemService service.
 type SystemServiceClient interface {
 	// Says what this node is, what its token can do, and how far behind the event log it is.
 	GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.ServerInfo, error)
+	// Makes everything that was erased impossible to restore from any copy: wraps all living key material under a new root,
+	// and then destroys the old roots in the token. Keys are used on meanwhile. A shred that runs already is joined; once
+	// begun it goes on to its end by itself, also if this call is cut off or the server is stopped and started again. The
+	// stream tells how far it is; the last message has the step DONE.
+	Shred(context.Context, *v1.ShredRequest) (*connect.ServerStreamForClient[v1.ShredProgress], error)
 }
 
 // NewSystemServiceClient constructs a client for the kms.v1.SystemService service. By default, it
@@ -61,12 +68,19 @@ func NewSystemServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(systemServiceMethods.ByName("GetServerInfo")),
 			connect.WithClientOptions(opts...),
 		),
+		shred: connect.NewClient[v1.ShredRequest, v1.ShredProgress](
+			httpClient,
+			baseURL+SystemServiceShredProcedure,
+			connect.WithSchema(systemServiceMethods.ByName("Shred")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // systemServiceClient implements SystemServiceClient.
 type systemServiceClient struct {
 	getServerInfo *connect.Client[v1.GetServerInfoRequest, v1.ServerInfo]
+	shred         *connect.Client[v1.ShredRequest, v1.ShredProgress]
 }
 
 // GetServerInfo calls kms.v1.SystemService.GetServerInfo.
@@ -78,10 +92,20 @@ func (c *systemServiceClient) GetServerInfo(ctx context.Context, req *v1.GetServ
 	return nil, err
 }
 
+// Shred calls kms.v1.SystemService.Shred.
+func (c *systemServiceClient) Shred(ctx context.Context, req *v1.ShredRequest) (*connect.ServerStreamForClient[v1.ShredProgress], error) {
+	return c.shred.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // SystemServiceHandler is an implementation of the kms.v1.SystemService service.
 type SystemServiceHandler interface {
 	// Says what this node is, what its token can do, and how far behind the event log it is.
 	GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.ServerInfo, error)
+	// Makes everything that was erased impossible to restore from any copy: wraps all living key material under a new root,
+	// and then destroys the old roots in the token. Keys are used on meanwhile. A shred that runs already is joined; once
+	// begun it goes on to its end by itself, also if this call is cut off or the server is stopped and started again. The
+	// stream tells how far it is; the last message has the step DONE.
+	Shred(context.Context, *v1.ShredRequest, *connect.ServerStream[v1.ShredProgress]) error
 }
 
 // NewSystemServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -97,10 +121,18 @@ func NewSystemServiceHandler(svc SystemServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(systemServiceMethods.ByName("GetServerInfo")),
 		connect.WithHandlerOptions(opts...),
 	)
+	systemServiceShredHandler := connect.NewServerStreamHandlerSimple(
+		SystemServiceShredProcedure,
+		svc.Shred,
+		connect.WithSchema(systemServiceMethods.ByName("Shred")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/kms.v1.SystemService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SystemServiceGetServerInfoProcedure:
 			systemServiceGetServerInfoHandler.ServeHTTP(w, r)
+		case SystemServiceShredProcedure:
+			systemServiceShredHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -112,4 +144,8 @@ type UnimplementedSystemServiceHandler struct{}
 
 func (UnimplementedSystemServiceHandler) GetServerInfo(context.Context, *v1.GetServerInfoRequest) (*v1.ServerInfo, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.SystemService.GetServerInfo is not implemented"))
+}
+
+func (UnimplementedSystemServiceHandler) Shred(context.Context, *v1.ShredRequest, *connect.ServerStream[v1.ShredProgress]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("kms.v1.SystemService.Shred is not implemented"))
 }
