@@ -46,28 +46,42 @@ func (r result) quantile(q float64) time.Duration {
 	return r.latencies[min(len(r.latencies)-1, int(q*float64(len(r.latencies))))]
 }
 
-// table measures an operation with each number of callers and prints a row for the median of the rounds.
-func (b *bench) table(operation string, callers []int, measure func(int) (result, error)) error {
-	fmt.Fprintf(b.out, "\n### %s\n\n| callers | operations/s | all rounds | p50 ms | p99 ms | server CPU ms per 1,000 | drained after s | bytes/operation |\n|---|---|---|---|---|---|---|---|\n", operation)
+// tables measures operations with each number of callers, and prints a table for each with a row for the median of its
+// rounds. The rounds of the operations take turns, so that their figures can be compared however the machine is doing.
+func (b *bench) tables(operations []string, callers []int, measure func(operation string, callers int) (result, error)) error {
+	rounds := map[string]map[int][]result{}
+	for _, op := range operations {
+		rounds[op] = map[int][]result{}
+	}
 	for _, n := range callers {
-		var rounds []result
 		for range b.Rounds {
-			r, err := measure(n)
-			if err != nil {
-				return err
+			for _, op := range operations {
+				r, err := measure(op, n)
+				if err != nil {
+					return fmt.Errorf("measuring %s: %w", op, err)
+				}
+				rounds[op][n] = append(rounds[op][n], r)
 			}
-			rounds = append(rounds, r)
 		}
-		slices.SortFunc(rounds, func(x, y result) int { return int(x.perSecond() - y.perSecond()) })
-		all := make([]string, len(rounds))
-		for i, r := range rounds {
-			all[i] = fmt.Sprintf("%.0f", r.perSecond())
+	}
+	for _, op := range operations {
+		fmt.Fprintf(b.out, "\n### %s\n\n| callers | operations/s | all rounds | p50 ms | p99 ms | server CPU ms per 1,000 | drained after s | bytes/operation |\n|---|---|---|---|---|---|---|---|\n", op)
+		for _, n := range callers {
+			b.row(n, rounds[op][n])
 		}
-		r := rounds[len(rounds)/2]
-		fmt.Fprintf(b.out, "| %d | %.0f | %s | %.2f | %.2f | %.0f | %.1f | %d |\n", n, r.perSecond(), strings.Join(all, " "),
-			ms(r.quantile(0.50)), ms(r.quantile(0.99)), ms(r.cpu)/float64(r.operations)*1000, r.drain.Seconds(), r.grown/int64(max(r.operations, 1)))
 	}
 	return nil
+}
+
+func (b *bench) row(callers int, rounds []result) {
+	slices.SortFunc(rounds, func(x, y result) int { return int(x.perSecond() - y.perSecond()) })
+	all := make([]string, len(rounds))
+	for i, r := range rounds {
+		all[i] = fmt.Sprintf("%.0f", r.perSecond())
+	}
+	r := rounds[len(rounds)/2]
+	fmt.Fprintf(b.out, "| %d | %.0f | %s | %.2f | %.2f | %.0f | %.1f | %d |\n", callers, r.perSecond(), strings.Join(all, " "),
+		ms(r.quantile(0.50)), ms(r.quantile(0.99)), ms(r.cpu)/float64(r.operations)*1000, r.drain.Seconds(), r.grown/int64(max(r.operations, 1)))
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

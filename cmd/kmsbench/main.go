@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -42,8 +43,9 @@ func main() {
 	}
 }
 
-// operations in the order they are measured. Probe is the two bare synced appends that CreateKey stands on.
-var operations = []string{"Encrypt", "Decrypt", "Probe", "CreateKey", "RotateKey", "Rotations", "Start"}
+// operations in the order they are measured; those of one line take turns. Probe is the two bare synced appends that
+// CreateKey and RotateKey stand on.
+var operations = [][]string{{"Encrypt"}, {"Decrypt"}, {"Probe", "CreateKey", "RotateKey"}, {"Rotations"}, {"Start"}}
 
 func (c cli) run(ctx context.Context, out io.Writer) (err error) {
 	callers, err := numbers(c.Callers)
@@ -68,22 +70,25 @@ func (c cli) run(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	b := bench{cli: c, server: s, out: out}
-	for _, op := range operations {
-		if c.Only != "" && !only[op] {
+	for _, group := range operations {
+		group = slices.DeleteFunc(slices.Clone(group), func(op string) bool { return c.Only != "" && !only[op] })
+		switch {
+		case len(group) == 0:
 			continue
-		}
-		switch op {
-		case "Rotations":
+		case group[0] == "Rotations":
 			err = b.rotations(ctx)
-		case "Start":
+		case group[0] == "Start":
 			err = b.start(ctx)
-		case "Probe":
-			err = b.table(op, callers, func(n int) (result, error) { return probe(ctx, n, c.Duration) })
 		default:
-			err = b.table(op, callers, func(n int) (result, error) { return b.measure(ctx, op, n) })
+			err = b.tables(group, callers, func(op string, n int) (result, error) {
+				if op == "Probe" {
+					return probe(ctx, n, c.Duration)
+				}
+				return b.measure(ctx, op, n)
+			})
 		}
 		if err != nil {
-			return fmt.Errorf("measuring %s: %w", op, err)
+			return err
 		}
 	}
 	return nil
