@@ -39,15 +39,13 @@ func (n node) info(ctx context.Context) (rpc.ServerInfo, error) {
 		Version: version, Applied: uint64(n.keys.Revision()), Head: uint64(head.Last), Lag: n.keys.Age(), ActivityLag: n.activity.log.Lag(), Started: n.started,
 		Token: rpc.TokenInfo{Label: c.Label, Serial: c.Serial, Manufacturer: c.Manufacturer, Model: c.Model, Module: n.site.module},
 	}
-	for _, level := range []domain.ProtectionLevel{domain.HSM, domain.Software} {
-		for _, offer := range domain.Offers() {
-			for _, algorithm := range offer.Algorithms {
-				capability := rpc.Capability{Purpose: offer.Purpose, Algorithm: algorithm, Protection: level, Supported: true}
-				if err := c.Supports(algorithm, level); err != nil {
-					capability.Supported, capability.Reason = false, err.Error()
-				}
-				info.Capabilities = append(info.Capabilities, capability)
+	for _, offer := range domain.Offers() {
+		for _, algorithm := range offer.Algorithms {
+			capability := rpc.Capability{Purpose: offer.Purpose, Algorithm: algorithm, Protection: domain.HSM, Supported: true}
+			if err := c.Supports(algorithm, domain.HSM); err != nil {
+				capability.Supported, capability.Reason = false, err.Error()
 			}
+			info.Capabilities = append(info.Capabilities, capability)
 		}
 	}
 	return info, nil
