@@ -3,6 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	cryptorand "crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -171,6 +176,34 @@ func filesWith(t *testing.T, dir string, pattern []byte) (files []string) {
 	return files
 }
 
+// importThrough imports a key through a job, which takes the job's private key.
+func importThrough(t *testing.T, c clients, job *kmsv1.ImportJob) {
+	t.Helper()
+	block, _ := pem.Decode([]byte(job.GetPublicKey()))
+	if block == nil {
+		t.Fatalf("the job's public key is %q", job.GetPublicKey())
+	}
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped, err := rsa.EncryptOAEP(sha256.New(), cryptorand.Reader, public.(*rsa.PublicKey), bytes.Repeat([]byte{9}, 32), nil) //nolint:forcetypeassert // of an import job
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := c.keys.CreateKey(t.Context(), &kmsv1.CreateKeyRequest{
+		Parent: testRing, KeyId: "imported", Key: &kmsv1.Key{Purpose: kmsv1.Key_ENCRYPT_DECRYPT, ImportOnly: true},
+	})
+	if err == nil {
+		_, err = c.keys.ImportKeyVersion(t.Context(), &kmsv1.ImportKeyVersionRequest{
+			Name: key.GetName(), ImportJob: job.GetName(), Material: &kmsv1.ImportKeyVersionRequest_WrappedKey{WrappedKey: wrapped},
+		})
+	}
+	if err != nil {
+		t.Errorf("importing through a job that was made under another root: %v", err)
+	}
+}
+
 // TestShred: what a deleted key was is in no file of the data folder; after a shred a copy of the streams from before it is
 // worth nothing, even with the token; the site itself goes on as if nothing was, during the shred too.
 func TestShred(t *testing.T) {
@@ -179,6 +212,12 @@ func TestShred(t *testing.T) {
 	c := p.clients()
 	keys := newShredKeys(t, c, 40)
 	roots := info(t, c).GetRoots()
+	job, err := c.keys.CreateImportJob(t.Context(), &kmsv1.CreateImportJobRequest{
+		Parent: testRing, ImportJobId: "shred", ImportJob: &kmsv1.ImportJob{Method: kmsv1.ImportJob_RSA_OAEP_3072_SHA256},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	deleted, err := c.keys.GetKey(t.Context(), &kmsv1.GetKeyRequest{Name: keys.names[0]})
 	if err != nil {
 		t.Fatal(err)
@@ -233,6 +272,7 @@ func TestShred(t *testing.T) {
 		t.Error("nothing was used meanwhile")
 	}
 	keys.checkAll(t, c)
+	importThrough(t, c, job)
 	after := info(t, c)
 	if s := after.GetShred(); len(after.GetRoots()) != 1 || after.GetRoots()[0] == roots[0] || s.GetStep() != kmsv1.ShredProgress_DONE || s.GetLiving() < 39 || s.GetOrphans() != 0 || !s.GetNoBackupOk() || s.GetPrincipal() != "admin" {
 		t.Errorf("server info: roots %v, shred %v", after.GetRoots(), s)
