@@ -93,7 +93,7 @@ func (c serveCommand) Run(ctx context.Context, stdout io.Writer) (err error) {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	tuneMemory()
+	group.Go(func() error { return tuneMemory(loops) })
 	service := commands.New(commands.Config{
 		Location: c.Location, Keys: keys, Events: s.store, Material: s.store, Activity: s.store, Uses: uses{activity.log}, Token: token{s.token}, Log: log,
 	})
@@ -173,12 +173,22 @@ func widen() {
 // the CPU of a use; what is live is small.
 const gcPercent = 200
 
-// tuneMemory gives back what the replay of the log has left, and sets the pace of the collector unless GOGC does.
-func tuneMemory() {
+// settleTime is after how long the start is over on every account: the activity log, too, has read what it had missed.
+const settleTime = 3 * time.Second
+
+// tuneMemory gives back what the replay of the log has left, now and once more when the rest of the start is over, and sets
+// the pace of the collector unless GOGC does. An idle server would keep it until the collector runs by itself, minutes later.
+func tuneMemory(ctx context.Context) error {
 	debug.FreeOSMemory()
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(settleTime):
+		debug.FreeOSMemory()
+	}
+	return nil
 }
 
 // watchStore ends the process when the event store can't be trusted or used any more, which waiting does not cure.
