@@ -3,6 +3,7 @@ package eventstore_test
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -210,13 +211,13 @@ func TestShredSteps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		roots := ""
+		var roots strings.Builder
 		for _, r := range site.Roots {
-			roots += r.ID
+			roots.WriteString(r.ID)
 		}
 		running := step.want != eventstore.ShredNone && step.want != eventstore.ShredDone
-		if site.Shred.Step() != step.want || roots != step.roots || len(site.Retired) != step.retired || site.Shred.Running() != running {
-			t.Errorf("after %v: step %d, roots %s, retired %v", step.events, site.Shred.Step(), roots, site.Retired)
+		if site.Shred.Step() != step.want || roots.String() != step.roots || len(site.Retired) != step.retired || site.Shred.Running() != running {
+			t.Errorf("after %v: step %d, roots %s, retired %v", step.events, site.Shred.Step(), roots.String(), site.Retired)
 		}
 	}
 	site, err := s.ChangeSite(t.Context(), c, func(eventstore.Site) ([]eventstore.SiteEvent, error) {
